@@ -1,0 +1,67 @@
+"""Errors, by who is at fault.
+
+    HttpCaptureError
+      OperatorError            something the operator can mend; one line: what, where, what to do
+        UsageError         64
+        DamagedInputError  65  the capture file is cut or damaged; what came before the damage was processed
+        NoInputError       66
+        UnavailableError   69  no such NIC, broker or topic
+        UndeliveredError   74  records could not be delivered, or an output could not be written
+        NotPermittedError  77
+        ConfigurationError 78
+      LedgerError          70  the ledger does not balance: a bug of ours
+
+The guard has its own (http_capture.guard): 73, 75 and 76. Bad traffic is never an exception: it is counted.
+"""
+
+
+class HttpCaptureError(Exception):
+    """Base of all errors that end a run; `exit_code` is what the process exits with (sysexits.h)."""
+
+    exit_code = 70
+
+
+class OperatorError(HttpCaptureError):
+    """Something that the operator can mend. Its text is one line: what, where, what to do."""
+
+
+class UsageError(OperatorError):
+    exit_code = 64
+
+
+class DamagedInputError(OperatorError):
+    """A capture file is cut off or damaged; everything before the damage has been processed."""
+
+    exit_code = 65
+
+
+class NoInputError(OperatorError):
+    """No such capture file, it cannot be read, or it is not a capture file."""
+
+    exit_code = 66
+
+
+class UnavailableError(OperatorError):
+    """No such NIC, or a broker or topic that is needed at the start is not there."""
+
+    exit_code = 69
+
+
+class UndeliveredError(OperatorError):
+    """Records could not be delivered, or an output could not be written."""
+
+    exit_code = 74
+
+
+class NotPermittedError(OperatorError):
+    exit_code = 77
+
+
+class ConfigurationError(OperatorError):
+    exit_code = 78
+
+
+class LedgerError(HttpCaptureError):
+    """The ledger does not balance: something was lost or counted twice. A bug of ours."""
+
+    exit_code = 70

@@ -1,0 +1,39 @@
+"""Where records go, behind one interface.
+
+kafka.py     Kafka, through librdkafka
+lines.py     standard output, a file: JSON lines; and nowhere
+embedded.py  librdkafka's mock cluster: a broker inside this process, for the demo and for tests
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(slots=True)
+class SinkStats:
+    """`records` accepted by send() = `delivered` + undelivered (by reason) + pending, at any time."""
+
+    records: int = 0
+    bytes: int = 0  # of values
+    delivered: int = 0
+    pending: int = 0
+    undelivered: dict[str, int] = field(default_factory=dict)  # reason -> records
+
+
+class Sink(Protocol):
+    """Zero or more `send()` and `poll()`, then `flush()`, then exactly one `close()`."""
+
+    def send(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]], timestamp_ms: int) -> None:
+        """Takes one record. May block where the sink was opened for a replay; never for a NIC.
+        Never raises for a record that cannot be taken: it is counted as undelivered with its reason."""
+
+    def poll(self) -> None:
+        """Serves delivery reports; called at least once a block and at least every 100 ms."""
+
+    def flush(self, timeout_seconds: float) -> int:
+        """Waits until all is delivered, but no longer than this. Returns how many records are not (yet) delivered."""
+
+    def stats(self) -> SinkStats: ...
+
+    def close(self) -> None:
+        """What is still pending becomes undelivered, reason `closed`."""

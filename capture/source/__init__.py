@@ -1,0 +1,42 @@
+"""Where frames come from: a NIC or capture files, behind one interface.
+
+af_packet.py    a NIC, through a TPACKET_V3 ring
+pcap_file.py    capture files: pcap, pcapng, compressed, folders, standard input
+scapy_sniff.py  a NIC, through scapy: slow, but anywhere
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from .block import Block
+
+
+class EndOfInput(Exception):
+    """The last frame of the last file has been read. Not an error."""
+
+
+@dataclass(slots=True)
+class SourceStats:
+    """What the source saw since it was opened. For a NIC, `received` is what the kernel offered: frames read and
+    `dropped` ones both. `warnings` are lines that the operator should see at the end (a cut file: which, where)."""
+
+    received: int = 0
+    dropped: int = 0
+    bytes: int = 0
+    damaged: int = 0  # capture files that were cut off or damaged
+
+
+class Source(Protocol):
+    """Zero or more `read()`, then exactly one `close()`."""
+
+    live: bool
+    """True for a NIC: an empty block is an idle moment, and frames come whether or not they are read."""
+
+    def read(self, timeout_seconds: float) -> Block:
+        """Lends a block of frames until the next `read()`. Empty where none came within the time.
+
+        Raises EndOfInput after the last one; an OperatorError where the source cannot go on."""
+
+    def stats(self) -> SourceStats: ...
+
+    def close(self) -> None: ...

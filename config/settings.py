@@ -1,0 +1,129 @@
+"""Every setting of every stage, with its default and its unit.
+
+One frozen class per stage; a stage gets only its own. The names are the keys of the TOML file (`[tcp] max_connections`)
+and, in capitals, of the environment (`HTTP_CAPTURE_TCP_MAX_CONNECTIONS`). `http-capture.toml` beside this file shows
+all of them; a test holds the two together.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all: frozen, by keyword only, an unknown key is an error."""
+
+
+class GuardSettings(Stage):
+    """The single-instance lock. Read before anything else is imported: see `loading.guard_part`."""
+
+    pidfile: str = "/run/http-capture.pid"
+    interface_lock: bool = True
+
+
+class SourceSettings(Stage):
+    """Where frames come from: a NIC (`iface`) or capture files (`read`), never both."""
+
+    iface: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    kind: Literal["af_packet", "scapy"] = "af_packet"
+    filter: str = ""  # pcap-filter(7); empty: everything
+    promiscuous: bool = True
+    snaplen_bytes: Annotated[int, Meta(ge=64, le=262144)] = 262144
+    ring_block_bytes: Annotated[int, Meta(ge=4096, le=1 << 28)] = 1 << 20
+    ring_block_count: Annotated[int, Meta(ge=2, le=65536)] = 64
+    ring_timeout_ms: Annotated[int, Meta(ge=1, le=10000)] = 50
+
+
+class DefragSettings(Stage):
+    """Bounds of IP fragment reassembly. RFC 791 and RFC 8200 allow a datagram 60 s."""
+
+    max_datagrams: Positive = 4096
+    max_bytes: Positive = 16 << 20
+    timeout_seconds: Seconds = 30.0
+
+
+class TcpSettings(Stage):
+    """Bounds and timers of TCP reassembly. Timers run on the time of the frames."""
+
+    max_connections: Positive = 262144
+    max_buffered_bytes_per_direction: Positive = 1 << 20
+    max_buffered_bytes: Positive = 64 << 20
+    reorder_seconds: Seconds = 0.2  # how long a hole that the peer has acknowledged is waited for
+    handshake_timeout_seconds: Seconds = 30.0
+    idle_timeout_seconds: Seconds = 300.0
+    closing_timeout_seconds: Seconds = 10.0
+
+
+class HttpSettings(Stage):
+    """Bounds of the HTTP parser, per connection."""
+
+    max_head_bytes: Annotated[int, Meta(ge=1024, le=1 << 24)] = 65536
+    max_headers: Annotated[int, Meta(ge=16, le=65536)] = 1000
+    max_outstanding: Annotated[int, Meta(ge=1, le=100000)] = 1000
+    search_bytes: Count = 65536  # a connection without an HTTP message in its first bytes is left
+
+
+class BodySettings(Stage):
+    """What is kept of bodies. The true length is in the record whatever is kept."""
+
+    keep: Literal["none", "text", "all"] = "text"
+    max_kept_bytes: Count = 65536
+    max_decoded_bytes: Positive = 64 << 20  # content decoding of one body stops here
+    max_ratio: Positive = 1000  # decoded to encoded bytes, once more than 1 MiB is decoded
+
+
+class RecordSettings(Stage):
+    """How an exchange becomes a record."""
+
+    key: Literal["connection", "client", "host", "id"] = "connection"
+    redact: bool = True
+    redact_headers: tuple[str, ...] = ("authorization", "proxy-authorization", "cookie", "set-cookie")
+    redact_names: tuple[str, ...] = (
+        "password", "passwd", "pwd", "pass", "passphrase", "token", "access_token", "refresh_token", "id_token",
+        "auth_token", "csrf_token", "secret", "client_secret", "api_key", "apikey", "api-key", "key", "sig",
+        "signature", "session", "sessionid", "sid", "jwt", "pin", "otp", "cvv", "card_number", "ssn",
+    )  # fmt: skip
+
+
+class KafkaSettings(Stage):
+    """The Kafka sink. `librdkafka` passes any setting through to the library, over our own."""
+
+    brokers: tuple[str, ...] = ()
+    topic: Annotated[str, Meta(min_length=1, max_length=249)] = "http-capture"
+    start_timeout_seconds: Seconds = 10.0
+    flush_timeout_seconds: Seconds = 30.0
+    librdkafka: dict[str, str | int | float | bool] = {}
+
+
+class SinkSettings(Stage):
+    """Where records go. `to` empty: kafka where brokers are set, else stdout."""
+
+    to: str = ""  # kafka, stdout, null, file:PATH
+
+
+class LogSettings(Stage):
+    """What the program says of itself, on standard error or in a file (SIGHUP opens it anew)."""
+
+    file: str = ""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(Stage):
+    """All of it."""
+
+    guard: GuardSettings = GuardSettings()
+    source: SourceSettings = SourceSettings()
+    defrag: DefragSettings = DefragSettings()
+    tcp: TcpSettings = TcpSettings()
+    http: HttpSettings = HttpSettings()
+    body: BodySettings = BodySettings()
+    record: RecordSettings = RecordSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    sink: SinkSettings = SinkSettings()
+    log: LogSettings = LogSettings()

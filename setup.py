@@ -1,0 +1,77 @@
+"""The part of the build that pyproject.toml cannot say: hot modules compiled by Cython.
+
+HTTP_CAPTURE_EXTENSIONS=auto     compile; where that fails, install the plain Python, which is slower (default)
+                        require  compile; a failure ends the build
+                        skip     do not compile, and delete what an earlier in-place build left beside the sources
+HTTP_CAPTURE_CHECKED=1           compile with bounds checks and assertions, for the fuzz run
+"""
+
+import os
+import pathlib
+
+from setuptools import Extension, setup
+
+ROOT = pathlib.Path(__file__).resolve().parent
+HOT = [
+    "capture.source.block",
+    "capture.source.files",
+    "capture.source.ring",
+    "capture.seq",
+    "capture.decode",
+    "capture.reassembly",
+    "capture.connection",
+    "capture.http.message",
+    "capture.http.parser",
+    "capture.http.exchange",
+    "capture.encode",
+    "capture.frame_loop",
+]
+
+
+def extensions() -> list[Extension]:
+    mode = os.environ.get("HTTP_CAPTURE_EXTENSIONS", "auto")
+    if mode not in ("auto", "require", "skip"):
+        raise SystemExit(f"HTTP_CAPTURE_EXTENSIONS is {mode!r}: must be auto, require or skip")
+    if mode == "skip":
+        for name in HOT:
+            path = ROOT / name.replace(".", "/")
+            for stale in path.parent.glob(f"{path.name}.*.so"):
+                stale.unlink()
+        return []
+    from Cython.Build import cythonize
+
+    # The root of the repository is the package http_capture. Cython finds a .pxd by its full name only, and silently
+    # goes without one that it does not find: so there is a folder in which the root has that name.
+    named = ROOT / "build" / "named"
+    named.mkdir(parents=True, exist_ok=True)
+    link = named / "http_capture"
+    if link.is_symlink():
+        link.unlink()
+    link.symlink_to(ROOT, target_is_directory=True)
+    checked = os.environ.get("HTTP_CAPTURE_CHECKED") == "1"
+    modules = [
+        Extension(
+            f"http_capture.{name}",
+            [f"{name.replace('.', '/')}.py"],
+            extra_compile_args=["-O1" if checked else "-O3", "-fno-strict-aliasing", "-w"],
+            optional=mode == "auto",
+        )
+        for name in HOT
+        if (ROOT / f"{name.replace('.', '/')}.py").exists()
+    ]
+    directives = {
+        "language_level": "3",
+        "boundscheck": checked,
+        "wraparound": False,
+        "initializedcheck": checked,
+        "nonecheck": checked,
+        "cdivision": True,
+        "binding": True,
+        "embedsignature": False,
+    }
+    return cythonize(
+        modules, include_path=[str(named)], build_dir="build/c", compiler_directives=directives, quiet=True
+    )
+
+
+setup(ext_modules=extensions())
