@@ -1,0 +1,14 @@
+"""The pipeline: frames from a NIC or capture files become one record per HTTP exchange.
+
+    source/       where frames come from               lends blocks of frames
+    decode        a frame -> segment, fragment or drop
+    defrag        IP fragments -> datagram
+    connection    the table of TCP connections
+    reassembly    one direction: segments -> data, gap, close
+    http/parser   data -> messages
+    http/exchange messages -> exchanges
+    encode        an exchange -> key, value, headers (record: what a record is)
+    sink/         where records go
+
+pipeline.py wires them by hand; frame_loop.py is its inner loop; stats.py is the ledger; cli.py the command line.
+"""

@@ -19,14 +19,14 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Base of all: frozen, by keyword only, an unknown key is an error."""
 
 
-class GuardSettings(Stage):
+class GuardSettings(Stage, frozen=True):
     """The single-instance lock. Read before anything else is imported: see `loading.guard_part`."""
 
     pidfile: str = "/run/http-capture.pid"
     interface_lock: bool = True
 
 
-class SourceSettings(Stage):
+class SourceSettings(Stage, frozen=True):
     """Where frames come from: a NIC (`iface`) or capture files (`read`), never both."""
 
     iface: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class SourceSettings(Stage):
     ring_timeout_ms: Annotated[int, Meta(ge=1, le=10000)] = 50
 
 
-class DefragSettings(Stage):
+class DefragSettings(Stage, frozen=True):
     """Bounds of IP fragment reassembly. RFC 791 and RFC 8200 allow a datagram 60 s."""
 
     max_datagrams: Positive = 4096
@@ -48,7 +48,7 @@ class DefragSettings(Stage):
     timeout_seconds: Seconds = 30.0
 
 
-class TcpSettings(Stage):
+class TcpSettings(Stage, frozen=True):
     """Bounds and timers of TCP reassembly. Timers run on the time of the frames."""
 
     max_connections: Positive = 262144
@@ -60,7 +60,7 @@ class TcpSettings(Stage):
     closing_timeout_seconds: Seconds = 10.0
 
 
-class HttpSettings(Stage):
+class HttpSettings(Stage, frozen=True):
     """Bounds of the HTTP parser, per connection."""
 
     max_head_bytes: Annotated[int, Meta(ge=1024, le=1 << 24)] = 65536
@@ -69,7 +69,7 @@ class HttpSettings(Stage):
     search_bytes: Count = 65536  # a connection without an HTTP message in its first bytes is left
 
 
-class BodySettings(Stage):
+class BodySettings(Stage, frozen=True):
     """What is kept of bodies. The true length is in the record whatever is kept."""
 
     keep: Literal["none", "text", "all"] = "text"
@@ -78,7 +78,7 @@ class BodySettings(Stage):
     max_ratio: Positive = 1000  # decoded to encoded bytes, once more than 1 MiB is decoded
 
 
-class RecordSettings(Stage):
+class RecordSettings(Stage, frozen=True):
     """How an exchange becomes a record."""
 
     key: Literal["connection", "client", "host", "id"] = "connection"
@@ -91,7 +91,7 @@ class RecordSettings(Stage):
     )  # fmt: skip
 
 
-class KafkaSettings(Stage):
+class KafkaSettings(Stage, frozen=True):
     """The Kafka sink. `librdkafka` passes any setting through to the library, over our own."""
 
     brokers: tuple[str, ...] = ()
@@ -101,20 +101,20 @@ class KafkaSettings(Stage):
     librdkafka: dict[str, str | int | float | bool] = {}
 
 
-class SinkSettings(Stage):
+class SinkSettings(Stage, frozen=True):
     """Where records go. `to` empty: kafka where brokers are set, else stdout."""
 
     to: str = ""  # kafka, stdout, null, file:PATH
 
 
-class LogSettings(Stage):
+class LogSettings(Stage, frozen=True):
     """What the program says of itself, on standard error or in a file (SIGHUP opens it anew)."""
 
     file: str = ""
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Settings(Stage):
+class Settings(Stage, frozen=True):
     """All of it."""
 
     guard: GuardSettings = GuardSettings()

@@ -8,6 +8,9 @@ embedded.py  librdkafka's mock cluster: a broker inside this process, for the de
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ...config.settings import KafkaSettings, SinkSettings
+from ..errors import UsageError
+
 
 @dataclass(slots=True)
 class SinkStats:
@@ -37,3 +40,28 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """What is still pending becomes undelivered, reason `closed`."""
+
+
+def open_sink(settings: SinkSettings, kafka: KafkaSettings, *, live: bool) -> Sink:
+    """The sink that the settings name; opening Kafka waits until a broker answers.
+
+    Raises UsageError for one that does not exist, and what the sinks raise."""
+    to = settings.to or ("kafka" if kafka.brokers else "stdout")
+    name, _, path = to.partition(":")
+    if to == "kafka":
+        if not kafka.brokers:
+            raise UsageError("--sink kafka needs brokers: add --brokers HOST:PORT,...")
+        from .kafka import KafkaSink
+
+        return KafkaSink(kafka, live=live)
+    if to in ("stdout", "null") or (name == "file" and path):
+        from . import lines
+
+        if to == "null":
+            return lines.Null()
+        return lines.open_file(path, live=live) if path else lines.open_stdout(live=live)
+    if name == "file":
+        raise UsageError("--sink file: needs a path: file:PATH")
+    if name == "har":
+        raise UsageError("--sink har:PATH is not available yet: use file:PATH, one JSON document a line")
+    raise UsageError(f"--sink {to!r} does not exist: it is one of kafka, stdout, null, file:PATH")

@@ -6,9 +6,12 @@ scapy_sniff.py  a NIC, through scapy: slow, but anywhere
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .block import Block
+
+if TYPE_CHECKING:
+    from ...config.settings import SourceSettings
 
 
 class EndOfInput(Exception):
@@ -40,3 +43,20 @@ class Source(Protocol):
     def stats(self) -> SourceStats: ...
 
     def close(self) -> None: ...
+
+
+def open_source(settings: "SourceSettings") -> Source:
+    """The source that the settings name: capture files where there are any, else the NIC.
+
+    Raises an OperatorError where it cannot be opened."""
+    if settings.read:
+        from .pcap_file import PcapFiles
+
+        return PcapFiles(settings.read)
+    if settings.kind == "scapy":
+        from .scapy_sniff import ScapySniff
+
+        return ScapySniff(settings)
+    from .af_packet import AfPacket
+
+    return AfPacket(settings)

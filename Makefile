@@ -1,0 +1,120 @@
+# http-capture: `make` prints what there is.
+
+PYTHON ?= python3
+PIP := pip --disable-pip-version-check --quiet
+SOURCES := $(shell find capture guard config -name '*.py' -o -name '*.pxd' -o -name '*.toml' -o -name py.typed)
+PACKAGES := capture guard config
+TESTED := capture guard config tests setup.py
+KAFKA_LIB := tests/kafka/target/lib
+
+# The tests see the installed package only, and each run is told which one that is.
+unexport PYTHONPATH
+unexport HTTP_CAPTURE_EXTENSIONS
+PYTEST_COMPILED = mkdir -p build/compiled && cd build/compiled && \
+	HTTP_CAPTURE_TESTED=compiled ../../.venv-wheel/bin/pytest -c ../../pyproject.toml --rootdir ../..
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help venv demo test lint test-uncompiled test-compiled wheel bench kafka-jars test-broker clean python
+
+help:
+	@echo 'make demo          a demonstration that needs no network card, no Kafka and no root'
+	@echo 'make venv          .venv: this tree, uncompiled, with what the tests need'
+	@echo 'make test          everything: lint, tests on the plain package, wheel, tests on the compiled one'
+	@echo 'make lint          ruff and mypy'
+	@echo 'make test-uncompiled, make test-compiled'
+	@echo '                   one of the two runs; ARGS="-k name" goes to pytest'
+	@echo 'make wheel         dist/: source archive, and from it the compiled wheel; .venv-wheel has it installed'
+	@echo 'make bench         speed against tcpdump on generated captures; ARGS="--peers" adds the others'
+	@echo 'make test-broker   tests against a real Apache Kafka (needs java and mvn)'
+	@echo 'make clean         removes what was made'
+
+# Environments. Made again only when the project file or the build script has changed.
+
+python:
+	@command -v $(PYTHON) >/dev/null || { echo 'make: no $(PYTHON) here: install Python 3.11 or newer, or set PYTHON=' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1); http-capture needs 3.11 or newer: set PYTHON=" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo 'make: $(PYTHON) has no venv module: install python3-venv, or set PYTHON=' >&2; exit 1; }
+
+.venv/installed: pyproject.toml setup.py | python
+	@echo '== .venv'
+	@$(PYTHON) -m venv .venv
+	@HTTP_CAPTURE_EXTENSIONS=skip .venv/bin/$(PIP) install -e .
+	@touch $@
+
+.venv/installed-test: pyproject.toml setup.py | python
+	@echo '== .venv, with what the tests need'
+	@$(PYTHON) -m venv .venv
+	@HTTP_CAPTURE_EXTENSIONS=skip .venv/bin/$(PIP) install -e '.[test]'
+	@touch .venv/installed $@
+
+# The wheel is built from the source archive and not from the tree, so the archive is complete.
+build/wheel-built: $(SOURCES) pyproject.toml setup.py MANIFEST.in README.md | .venv/installed-test
+	@echo '== source archive and compiled wheel'
+	@mkdir -p build && rm -rf dist *.egg-info
+	@HTTP_CAPTURE_EXTENSIONS=skip .venv/bin/python -m build --sdist --outdir dist . >build/sdist.log 2>&1 || { cat build/sdist.log >&2; exit 1; }
+	@rm -rf *.egg-info
+	@HTTP_CAPTURE_EXTENSIONS=require DIST_EXTRA_CONFIG=$(CURDIR)/.ci/build.cfg \
+		.venv/bin/$(PIP) wheel --no-deps --wheel-dir dist dist/*.tar.gz
+	@touch $@
+
+.venv-wheel/installed: build/wheel-built
+	@echo '== .venv-wheel'
+	@$(PYTHON) -m venv .venv-wheel
+	@wheel=$$(echo dist/*.whl) && .venv-wheel/bin/$(PIP) install "$$wheel[test]" && \
+		.venv-wheel/bin/$(PIP) install --force-reinstall --no-deps "$$wheel"
+	@touch $@
+
+# mypy looks for packages by folder, and the root is not named http_capture.
+build/named/http_capture:
+	@mkdir -p build/named
+	@ln -sfn ../.. $@
+
+venv: .venv/installed-test
+wheel: .venv-wheel/installed
+
+# What is run.
+
+demo: .venv/installed
+	@.venv/bin/http-capture demo
+
+test: lint test-uncompiled test-compiled
+
+lint: .venv/installed-test build/named/http_capture
+	@echo '== ruff'
+	@.venv/bin/ruff check --quiet $(TESTED)
+	@.venv/bin/ruff format --quiet --check $(TESTED)
+	@echo '== mypy'
+	@.venv/bin/mypy --no-error-summary $(PACKAGES:%=-p http_capture.%)
+
+test-uncompiled: .venv/installed-test
+	@echo '== tests, uncompiled'
+	@find $(PACKAGES) -name '*.so' -delete
+	@HTTP_CAPTURE_TESTED=uncompiled .venv/bin/pytest -m 'not broker' $(ARGS)
+
+test-compiled: .venv-wheel/installed
+	@echo '== tests, compiled wheel'
+	@$(PYTEST_COMPILED) -m 'not broker' $(ARGS) $(CURDIR)/tests
+
+kafka-jars: $(KAFKA_LIB)/fetched
+
+$(KAFKA_LIB)/fetched: tests/kafka/pom.xml
+	@echo '== jars of Apache Kafka'
+	@rm -rf $(KAFKA_LIB)
+	@mvn -q -B -f tests/kafka/pom.xml dependency:copy-dependencies -DoutputDirectory=target/lib
+	@touch $@
+
+test-broker: .venv-wheel/installed $(KAFKA_LIB)/fetched
+	@echo '== tests against a real broker'
+	@$(PYTEST_COMPILED) -m broker $(ARGS) $(CURDIR)/tests/kafka
+
+bench: .venv-wheel/installed
+	@.venv-wheel/bin/python tests/bench/bench.py $(ARGS)
+
+clean:
+	@rm -rf .venv .venv-wheel build dist *.egg-info tests/kafka/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find $(PACKAGES) tests -name __pycache__ -prune -exec rm -rf {} +
+	@find $(PACKAGES) -name '*.so' -delete

@@ -1,0 +1,198 @@
+"""The command line: arguments -> settings -> guard -> run. Standard library only until the guard is held."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .errors import HttpCaptureError, UsageError
+
+if TYPE_CHECKING:
+    from ..config.loading import Flags
+
+VERBS = ("run", "schema", "demo")
+
+USAGE = """\
+http-capture --iface NIC --pidfile FILE [options]     record a mirrored network card
+       http-capture --read FILE... [options]                 replay capture files
+       http-capture demo | schema                            show it working | print the record's JSON Schema"""
+
+EPILOG = """\
+examples:
+  http-capture --read trace.pcapng                            records as JSON lines on standard output
+  http-capture --read day/ --sink file:day.jsonl              a folder of captures, in the order of time
+  tcpdump -i eth1 -w - | http-capture --read -                while it is being written
+  http-capture --iface eth1 --pidfile /run/http-capture.pid --brokers kafka1:9092,kafka2:9092
+  http-capture --iface eth1 --filter 'tcp port 80' --bodies none --sink null --json
+
+Every setting has a name in the TOML file (see http-capture.toml in the package), and can be given as
+--set TABLE.KEY=VALUE or as HTTP_CAPTURE_TABLE_KEY: defaults < --config < environment < command line.
+
+A NIC is guarded: a second copy on it, or with the same pidfile, is refused before it opens anything.
+exit codes: 0 done or stopped as asked, 64 usage, 65 damaged capture file, 66 no such input, 69 no such NIC, broker or
+topic, 70 the ledger does not balance (a bug), 73 no guard, 74 records not delivered, 75 already running,
+76 guard lost or producer fenced, 77 not permitted, 78 configuration"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see http-capture --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="http-capture",
+        usage=USAGE,
+        description="Takes frames apart, reassembles TCP, rebuilds HTTP exchanges, sends one record each to Kafka.",
+        epilog=EPILOG,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=118),
+        allow_abbrev=False,
+    )
+    source = parser.add_argument_group("where frames come from")
+    source.add_argument("--iface", action="append", metavar="NIC", help="network card to read")
+    source.add_argument("--read", nargs="+", metavar="FILE", help="pcap or pcapng files, .gz, .zst, folders, - (stdin)")
+    source.add_argument("--filter", metavar="EXPR", help="pcap-filter(7) expression, such as 'tcp port 80'")
+    source.add_argument("--source", choices=("af_packet", "scapy"), help="how to read the NIC (af_packet)")
+    guard = parser.add_argument_group("guard (with --iface)")
+    guard.add_argument("--pidfile", metavar="FILE", help="locked before the NIC is opened (/run/http-capture.pid)")
+    guard.add_argument("--no-interface-lock", action="store_true", help="lock the pidfile only: not recommended")
+    sink = parser.add_argument_group("where records go")
+    sink.add_argument("--sink", metavar="TO", help="kafka, stdout, null, file:PATH (kafka with --brokers, else stdout)")
+    sink.add_argument("--brokers", metavar="HOST:PORT,...", help="Kafka bootstrap servers")
+    sink.add_argument("--topic", metavar="NAME", help="Kafka topic (http-capture)")
+    sink.add_argument("--kafka", action="append", metavar="KEY=VALUE", help="any librdkafka setting")
+    record = parser.add_argument_group("what is recorded")
+    record.add_argument("--bodies", choices=("none", "text", "all"), help="which bodies are kept, up to 64 KiB (text)")
+    record.add_argument("--key", choices=("connection", "client", "host", "id"), help="Kafka key (connection)")
+    record.add_argument("--no-redact", action="store_true", help="keep credentials, cookies and secret query values")
+    other = parser.add_argument_group("other")
+    other.add_argument("--config", metavar="FILE", default="", help="settings file (TOML)")
+    other.add_argument("--set", action="append", metavar="T.K=V", help="any setting, such as tcp.max_connections=100000")
+    other.add_argument("--json", action="store_true", help="the ledger as one JSON line at the end of standard error")
+    other.add_argument("--quiet", action="store_true", help="no progress and no ledger, unless something is wrong")
+    other.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
+    other.add_argument("--log-file", metavar="FILE", help="log there; SIGHUP opens it anew")
+    other.add_argument("--version", action="store_true", help="print the version and which modules are compiled")
+    return parser
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"{option} {text!r}: must be KEY=VALUE")
+    return key, value
+
+
+def flags(options: argparse.Namespace) -> Flags:
+    """The settings that were given on the command line, by table."""
+    given: dict[str, dict[str, Any]] = {
+        "guard": {"pidfile": options.pidfile, "interface_lock": False if options.no_interface_lock else None},
+        "source": {
+            "iface": tuple(options.iface) if options.iface else None,
+            "read": tuple(options.read) if options.read else None,
+            "filter": options.filter,
+            "kind": options.source,
+        },
+        "sink": {"to": options.sink},
+        "kafka": {
+            "brokers": options.brokers,
+            "topic": options.topic,
+            "librdkafka": dict(_pair(text, "--kafka") for text in options.kafka) if options.kafka else None,
+        },
+        "body": {"keep": options.bodies},
+        "record": {"key": options.key, "redact": False if options.no_redact else None},
+        "log": {"level": options.log_level, "file": options.log_file},
+    }
+    for text in options.set or ():
+        name, value = _pair(text, "--set")
+        table, dot, key = name.partition(".")
+        if not dot:
+            raise UsageError(f"--set {text!r}: must be TABLE.KEY=VALUE")
+        given.setdefault(table, {})[key] = value
+    return given
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program. Returns the exit code; every error that an operator can cause is one line on standard error."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if arguments and not arguments[0].startswith("-"):
+            if arguments[0] not in VERBS:
+                raise UsageError(f"no such command: {arguments[0]!r}; it is one of {', '.join(VERBS)} (see --help)")
+            verb, arguments = arguments[0], arguments[1:]
+        else:
+            verb = "run"
+        if verb == "schema":
+            from .record import json_schema_text
+
+            print(json_schema_text())
+            return 0
+        if verb == "demo":
+            from .demo import main as demo
+
+            return demo(arguments)
+        return _run(_parser().parse_args(arguments))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except HttpCaptureError as error:
+        if str(error):
+            print(f"http-capture: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..config import loading
+
+    if options.version:
+        from .run import describe_version
+
+        print(describe_version())
+        return 0
+    values, origins = loading.layers(options.config, os.environ, flags(options))
+    pidfile, interfaces, interface_lock = loading.guard_part(values, origins)
+    read = values.get("source", {}).get("read")
+    if interfaces and read:
+        raise UsageError("--iface and --read exclude each other: a run has one source")
+    if not interfaces and not read:
+        raise UsageError("nothing to read: name a network card (--iface eth1) or capture files (--read FILE); see --help")
+    instance = os.urandom(16).hex()
+    guard = None
+    if interfaces:
+        from ..guard import GuardError, acquire
+
+        try:
+            guard = acquire(
+                pidfile, interfaces, instance=instance, command=["http-capture", *sys.argv[1:]],
+                interface_lock=interface_lock,
+            )  # fmt: skip
+        except GuardError as error:
+            return _refuse(error)
+    try:
+        from . import run
+
+        return run.run(loading.convert(values, origins), instance=instance, quiet=options.quiet, as_json=options.json)
+    finally:
+        if guard is not None:
+            guard.release()
+
+
+def _refuse(error: Any) -> int:
+    """Says why the guard was not had: on standard error, in syslog, and as a JSON line where nobody reads along."""
+    import syslog
+
+    from ..guard import refusal, refusal_json
+
+    text = refusal(error)
+    print(text, file=sys.stderr)
+    if not sys.stderr.isatty():
+        print(refusal_json(error), file=sys.stderr)
+    syslog.openlog("http-capture", 0, syslog.LOG_DAEMON)
+    syslog.syslog(syslog.LOG_ERR, text)
+    return int(error.exit_code)
+
+

@@ -1,0 +1,647 @@
+"""The table of TCP connections: finds the connection of a segment, follows its state, forgets it in time.
+
+    (none)      --SYN, SYN+ACK, or payload (midstream)--> embryonic
+    embryonic   --first payload--> open: the application is told, and gets the streams
+    open        --the application finds nothing of its own--> ignored: payload is counted, not read
+    any         --both streams closed, RST, a confirmed new SYN--> done: remembered so that late segments find it
+    any         --idle too long, evicted, shutdown--> done or removed
+
+Invariants:
+- A connection is in the chain of its slot, in exactly one of the three queues (by age: oldest first), and counted in
+  `active`, or in none of them.
+- A done connection holds no stream, no buffer and no application.
+- segments = data + control + untracked + late + ignored.
+
+Bounds: `max_connections` (done ones are evicted first, then embryonic, then the longest idle); timers run on the time
+of the frames. Slots are chosen by multilinear hashing with secret keys (Dietzfelbinger 1996; a sender cannot aim at
+one slot), and a chain has at most MAX_CHAIN connections.
+"""
+
+import os
+from collections import deque
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.http_capture.capture.decode import Segment
+    from cython.cimports.http_capture.capture.reassembly import Reassembly, Stream
+    from cython.cimports.http_capture.capture.seq import advance, difference
+else:
+    from .decode import Segment
+    from .reassembly import Reassembly, Stream
+    from .seq import advance, difference
+
+UNKNOWN, A, B = 0, 1, 2  # which end is the client
+
+_SYN = cython.declare(cython.int, 0x02)
+_RST = cython.declare(cython.int, 0x04)
+_FIN = cython.declare(cython.int, 0x01)
+_ACK = cython.declare(cython.int, 0x10)
+
+_EMBRYONIC = cython.declare(cython.int, 0)
+_OPEN = cython.declare(cython.int, 1)
+_DONE = cython.declare(cython.int, 2)
+
+_RST_REASON = cython.declare(cython.int, 1)
+_TIMEOUT_REASON = cython.declare(cython.int, 2)
+_EVICTED_REASON = cython.declare(cython.int, 3)
+_SHUTDOWN_REASON = cython.declare(cython.int, 4)
+
+_MAX_CHAIN = cython.declare(cython.int, 64)
+_TOUCH_NS = cython.declare(cython.longlong, 250_000_000)  # the queues are in order of age to this grain
+_TICK_NS = cython.declare(cython.longlong, 50_000_000)
+_RST_WINDOW = cython.declare(cython.longlong, 1 << 24)  # how far ahead of the stream a RST is believed
+_ONE_SIDED = cython.declare(cython.longlong, 10)  # reorder windows that a hole is waited for where nobody acknowledges
+
+
+@cython.cclass
+class Connection:
+    """Both directions of one TCP conversation. End `a` sent the first segment seen; `forward` carries a's bytes.
+
+    `client` is A or B, or UNKNOWN while neither a handshake nor the application has told. Times are in ns, 0: unknown.
+    `application` and `identity` belong to the application.
+    """
+
+    def __init__(self) -> None:
+        self.next_in_slot = self.older = self.newer = None
+        self.queue = -1
+        self.slot = 0
+        self.touched_ns = self.first_ns = self.reset_ns = 0
+        self.syn_ns = self.syn_ack_ns = self.handshake_ns = 0
+        self.ip_version = 4
+        self.a_port = self.b_port = 0
+        self.vlan = self.inner_vlan = -1
+        self.a_high = self.a_low = self.b_high = self.b_low = 0
+        self.forward = self.backward = None
+        self.client = 0
+        self.midstream = True
+        self.opened = self.ignored = self.done = self.waiting = False
+        self.pending_syn = -1
+        self.pending_from_a = False
+        self.application = None
+        self.identity = None
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def leave(self) -> cython.int:
+        """The application does not want the bytes: from now on they are counted and not read."""
+        self.ignored = True
+        return 0
+
+
+@cython.cclass
+class Application:
+    """Who reads connections: `open` is called once for each, before its first byte, and sets the streams' consumers."""
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def open(self, connection: Connection) -> cython.int:
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def left(self, connection: Connection) -> cython.int:
+        """After connection.leave(): the streams' consumers will not be called again, not even on_close."""
+        return 0
+
+
+@cython.cclass
+class ConnectionTable:
+    """All connections. `closed[reason]` counts connections by why they ended (reassembly.CLOSE_REASONS)."""
+
+    def __init__(
+        self, application: Application, reassembly: Reassembly, *, max_connections: int, reorder_ns: int,
+        handshake_timeout_ns: int, idle_timeout_ns: int, closing_timeout_ns: int,
+    ) -> None:  # fmt: skip
+        size: int = 1024
+        while size < max_connections and size < 1 << 24:
+            size *= 2
+        self.application = application
+        self.reassembly = reassembly
+        self.max_connections = max_connections
+        self.reorder_ns = reorder_ns
+        self.timeouts_ns = [handshake_timeout_ns, idle_timeout_ns, closing_timeout_ns]
+        self.slots = [None] * size
+        self.slot_mask = size - 1
+        self.oldest = [None, None, None]
+        self.newest = [None, None, None]
+        self.waiting = deque()
+        self.now_ns = self.next_tick_ns = 0
+        self.segments = self.data = self.control = self.untracked = self.late = self.ignored = 0
+        self.opened = self.midstream = self.resets_ignored = self.left = self.collisions = 0
+        self.closed = [0, 0, 0, 0, 0]
+        self.active = 0
+        self.from_a = False
+        keys = [int.from_bytes(os.urandom(8), "little") | 1 for _ in range(11)]
+        self.k0, self.k1, self.k2, self.k3, self.k4, self.k5, self.k6, self.k7, self.k8, self.k9, self.k10 = keys
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def segment(self, segment: Segment) -> cython.int:
+        """Takes one segment. What it completes reaches the consumers before this returns."""
+        slot: cython.longlong
+        connection: Connection
+        from_a: cython.bint
+        mine: Stream
+        other: Stream
+        flags: cython.int = segment.flags
+        now_ns: cython.longlong = segment.timestamp_ns
+        captured: cython.Py_ssize_t = segment.payload_end - segment.payload_start
+        self.segments += 1
+        if now_ns > self.now_ns:
+            self.now_ns = now_ns
+            if now_ns >= self.next_tick_ns:
+                self.tick(now_ns)
+        slot = self._slot(segment)
+        connection = self._find(segment, slot)
+        from_a = self.from_a
+        if connection is None:
+            if flags & _RST or not (flags & _SYN or segment.payload_length > 0):
+                self.untracked += 1
+                return 0
+            connection = self._create(segment, slot)
+            from_a = True
+        elif connection.done:
+            if flags & _SYN and not flags & _ACK and not flags & _RST:
+                self._remove(connection)
+                connection = self._create(segment, slot)
+                from_a = True
+            else:
+                self.late += 1
+                self.reassembly.payload_bytes += captured
+                self.reassembly.retransmitted_bytes += captured
+                return 0
+        elif connection.pending_syn >= 0 and not flags & _SYN:
+            mine = connection.forward if from_a else connection.backward
+            if (
+                segment.seq == advance(connection.pending_syn, 1)
+                and segment.seq != mine.next_seq
+                and from_a == connection.pending_from_a
+            ):
+                connection = self._replace(connection, segment, _RST_REASON)
+                from_a = True
+        if now_ns - connection.touched_ns > _TOUCH_NS:
+            connection.touched_ns = now_ns
+            self._dequeue(connection)
+            self._enqueue(connection, connection.queue)
+        if connection.ignored:
+            self.ignored += 1
+            self.reassembly.payload_bytes += captured
+            self.reassembly.ignored_bytes += captured
+            if flags & (_SYN | _RST | _FIN):
+                if flags & _SYN and not flags & _ACK:
+                    self._replace(connection, segment, _RST_REASON)
+                else:
+                    self._finish(connection, _RST_REASON if flags & _RST else 0)
+            return 0
+        if segment.payload_length > 0:
+            self.data += 1
+        else:
+            self.control += 1
+        if flags & _SYN:
+            if self._syn(connection, segment, from_a) == 1:  # it was replaced
+                return 0
+            if segment.payload_length == 0:
+                if connection.waiting:
+                    self._settle(connection)
+                return 0
+        mine = connection.forward if from_a else connection.backward
+        other = mine.peer
+        if flags & _ACK:
+            if (
+                connection.handshake_ns == 0
+                and connection.syn_ack_ns != 0
+                and not flags & _SYN
+                and from_a == (connection.client == 1)
+            ):
+                connection.handshake_ns = now_ns
+            if other.started:
+                other.acknowledge(segment.ack, now_ns)
+        if segment.payload_length > 0 or flags & _FIN:
+            if not connection.opened and segment.payload_length > 0:
+                connection.opened = True
+                self._dequeue(connection)
+                self._enqueue(connection, _OPEN)
+                self.application.open(connection)
+            mine.segment(
+                segment.buffer, segment.payload_start, segment.payload_end, segment.payload_length,
+                advance(segment.seq, 1) if flags & _SYN else segment.seq,
+                segment.ack if flags & _ACK else -1, flags & _FIN != 0, now_ns,
+            )  # fmt: skip
+        if flags & _RST:
+            self._reset(connection, segment, from_a)
+        if connection.waiting or self._unsettled(connection):
+            self._settle(connection)
+        if connection.ignored and not connection.done:
+            self._leave(connection)
+        elif not connection.done and mine.closed and other.closed:
+            self._finish(connection, 0)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def tick(self, now_ns: cython.longlong) -> cython.int:
+        """The clock, from the frames: gives up holes that were waited for, ends what was idle for too long."""
+        connection: Connection
+        queue: cython.int
+        timeout_ns: cython.longlong
+        if now_ns > self.now_ns:
+            self.now_ns = now_ns
+        self.next_tick_ns = now_ns + _TICK_NS
+        while self.waiting and self.waiting[0][0] <= now_ns:
+            connection = self.waiting.popleft()[1]
+            connection.waiting = False
+            if not connection.done:
+                self._settle(connection)
+        for queue in range(3):
+            timeout_ns = self.timeouts_ns[queue]
+            while True:
+                connection = self.oldest[queue]
+                if connection is None or connection.touched_ns + timeout_ns > now_ns:
+                    break
+                self._close(connection, _TIMEOUT_REASON)
+                self._remove(connection)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def shutdown(self) -> cython.int:
+        """Ends all connections, the longest idle first. The table is empty afterwards."""
+        connection: Connection
+        queue: cython.int
+        for queue in range(3):
+            while True:
+                connection = self.oldest[queue]
+                if connection is None:
+                    break
+                self._close(connection, _SHUTDOWN_REASON)
+                self._remove(connection)
+        self.waiting.clear()
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _slot(self, segment: Segment) -> cython.longlong:
+        """The same for both directions: the ends are put in order first."""
+        ah: cython.ulonglong = segment.source_high
+        al: cython.ulonglong = segment.source_low
+        ap: cython.ulonglong = segment.source_port
+        bh: cython.ulonglong = segment.destination_high
+        bl: cython.ulonglong = segment.destination_low
+        bp: cython.ulonglong = segment.destination_port
+        swap: cython.ulonglong
+        total: cython.ulonglong
+        if ah > bh or (ah == bh and (al > bl or (al == bl and ap > bp))):
+            swap = ah
+            ah = bh
+            bh = swap
+            swap = al
+            al = bl
+            bl = swap
+            swap = ap
+            ap = bp
+            bp = swap
+        total = self.k0 + self.k1 * (al & 0xFFFF) + self.k2 * (al >> 16 & 0xFFFF) + self.k3 * (bl & 0xFFFF)
+        total += self.k4 * (bl >> 16 & 0xFFFF) + self.k5 * (ap << 16 | bp)
+        if segment.ip_version == 6:
+            total += self.k6 * (al >> 32) + self.k7 * (bl >> 32) + self.k8 * (ah >> 32) + self.k9 * (bh >> 32)
+            total += self.k10 * ((ah & 0xFFFFFF) ^ (bh & 0xFFFFFF) << 8)
+        return (total >> 32) & self.slot_mask
+
+    @cython.cfunc
+    def _find(self, segment: Segment, slot: cython.longlong) -> Connection:
+        connection: Connection = self.slots[slot]
+        while connection is not None:
+            if connection.a_low == segment.source_low and connection.b_low == segment.destination_low:
+                if (
+                    connection.a_port == segment.source_port
+                    and connection.b_port == segment.destination_port
+                    and connection.a_high == segment.source_high
+                    and connection.b_high == segment.destination_high
+                    and connection.ip_version == segment.ip_version
+                ):
+                    self.from_a = True
+                    return connection
+            if connection.b_low == segment.source_low and connection.a_low == segment.destination_low:
+                if (
+                    connection.b_port == segment.source_port
+                    and connection.a_port == segment.destination_port
+                    and connection.b_high == segment.source_high
+                    and connection.a_high == segment.destination_high
+                    and connection.ip_version == segment.ip_version
+                ):
+                    self.from_a = False
+                    return connection
+            connection = connection.next_in_slot
+        return None
+
+    @cython.cfunc
+    def _create(self, segment: Segment, slot: cython.longlong) -> Connection:
+        connection: Connection
+        length: cython.int = 0
+        victim: Connection = None
+        queue: cython.int
+        if self.active >= self.max_connections:
+            for queue in (2, 0, 1):
+                victim = self.oldest[queue]
+                if victim is not None:
+                    break
+            self._close(victim, _EVICTED_REASON)
+            self._remove(victim)
+        connection = self.slots[slot]
+        while connection is not None:
+            length += 1
+            victim = connection
+            connection = connection.next_in_slot
+        if length >= _MAX_CHAIN:
+            self.collisions += 1
+            self._close(victim, _EVICTED_REASON)
+            self._remove(victim)
+        connection = Connection()
+        connection.slot = slot
+        connection.ip_version = segment.ip_version
+        connection.a_high = segment.source_high
+        connection.a_low = segment.source_low
+        connection.a_port = segment.source_port
+        connection.b_high = segment.destination_high
+        connection.b_low = segment.destination_low
+        connection.b_port = segment.destination_port
+        connection.vlan = segment.vlan
+        connection.inner_vlan = segment.inner_vlan
+        connection.first_ns = segment.timestamp_ns
+        connection.touched_ns = segment.timestamp_ns
+        connection.forward = Stream(self.reassembly)
+        connection.backward = Stream(self.reassembly)
+        connection.forward.peer = connection.backward
+        connection.backward.peer = connection.forward
+        connection.next_in_slot = self.slots[slot]
+        self.slots[slot] = connection
+        self.active += 1
+        self.opened += 1
+        if not segment.flags & _SYN:
+            self.midstream += 1
+        self._enqueue(connection, _EMBRYONIC)
+        return connection
+
+    @cython.cfunc
+    def _replace(self, old: Connection, segment: Segment, reason: cython.int) -> Connection:
+        """Ends `old`, whose ports a new connection uses; this segment's sender is its client."""
+        slot: cython.longlong = old.slot
+        pending: cython.longlong = old.pending_syn
+        connection: Connection
+        self._close(old, reason)
+        self._remove(old)
+        connection = self._create(segment, slot)
+        connection.client = 1
+        connection.midstream = False
+        connection.syn_ns = segment.timestamp_ns
+        connection.forward.start(advance(segment.seq if segment.flags & _SYN else pending, 1))
+        return connection
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _remove(self, connection: Connection) -> cython.int:
+        before: Connection = self.slots[connection.slot]
+        self._dequeue(connection)
+        connection.queue = -1
+        if before is connection:
+            self.slots[connection.slot] = connection.next_in_slot
+        else:
+            while before.next_in_slot is not connection:
+                before = before.next_in_slot
+            before.next_in_slot = connection.next_in_slot
+        connection.next_in_slot = None
+        self.active -= 1
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _enqueue(self, connection: Connection, queue: cython.int) -> cython.int:
+        last: Connection = self.newest[queue]
+        connection.queue = queue
+        connection.older = last
+        connection.newer = None
+        if last is None:
+            self.oldest[queue] = connection
+        else:
+            last.newer = connection
+        self.newest[queue] = connection
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _dequeue(self, connection: Connection) -> cython.int:
+        if connection.older is None:
+            self.oldest[connection.queue] = connection.newer
+        else:
+            connection.older.newer = connection.newer
+        if connection.newer is None:
+            self.newest[connection.queue] = connection.older
+        else:
+            connection.newer.older = connection.older
+        connection.older = None
+        connection.newer = None
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _syn(self, connection: Connection, segment: Segment, from_a: cython.bint) -> cython.int:
+        """A SYN, of either side. Returns 1 where the connection was replaced by a new one on the same ports.
+
+        A SYN that does not fit a live connection replaces it only once the other end has answered it, or its sender
+        has gone on with it: a stray or forged one must not end a record (compare RFC 5961 section 4)."""
+        mine: Stream = connection.forward if from_a else connection.backward
+        other: Stream = mine.peer
+        first: cython.longlong = advance(segment.seq, 1)
+        new: Connection
+        if segment.flags & _ACK:
+            if connection.pending_syn >= 0 and from_a != connection.pending_from_a and segment.ack == advance(connection.pending_syn, 1):
+                new = self._replace(connection, segment, _RST_REASON)
+                new.client = 2
+                new.forward = Stream(self.reassembly)
+                new.forward.peer = new.backward
+                new.backward.peer = new.forward
+                new.syn_ns = 0
+                new.syn_ack_ns = segment.timestamp_ns
+                new.forward.start(first)
+                new.backward.start(segment.ack)
+                return 1
+            if mine.started or (other.started and other.position == 0 and other.next_seq != segment.ack):
+                return 0
+            mine.start(first)
+            other.start(segment.ack)
+            connection.client = 2 if from_a else 1
+            connection.midstream = False
+            connection.syn_ack_ns = segment.timestamp_ns
+            return 0
+        if not mine.started and (not mine.seen or -_RST_WINDOW < difference(mine.next_seq, first) < _RST_WINDOW):
+            mine.start(first)
+            connection.client = 1 if from_a else 2
+            connection.midstream = False
+            connection.syn_ns = segment.timestamp_ns
+            return 0
+        if connection.reset_ns != 0:
+            self._replace(connection, segment, _RST_REASON)
+            return 1
+        if connection.client == (1 if from_a else 2) and mine.position == 0 and mine.next_seq == first:
+            return 0  # a retransmission
+        if mine.started and difference(first, mine.next_seq) <= 0 and mine.position > 0 and advance(mine.next_seq, -mine.position) == first:
+            return 0  # a late retransmission
+        connection.pending_syn = segment.seq
+        connection.pending_from_a = from_a
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _reset(self, connection: Connection, segment: Segment, from_a: cython.bint) -> cython.int:
+        """A RST ends the connection once the reorder window is over. One that lies
+        outside the stream is forged or late: counted and ignored (RFC 5961 section 3)."""
+        mine: Stream = connection.forward if from_a else connection.backward
+        ahead: cython.longlong
+        if mine.started and not mine.closed:
+            ahead = difference(segment.seq, mine.next_seq)
+            if (ahead < -1 or ahead > _RST_WINDOW) and not (segment.flags & _ACK and segment.seq == 0):
+                self.resets_ignored += 1
+                return 0
+        if connection.reset_ns == 0:
+            connection.reset_ns = segment.timestamp_ns
+        return 0
+
+    @cython.cfunc
+    def _unsettled(self, connection: Connection) -> cython.bint:
+        """Something is waited for: early pieces, acknowledged holes, the start of a stream, the end after a RST."""
+        forward: Stream = connection.forward
+        backward: Stream = connection.backward
+        return (
+            forward.pieces is not None
+            or backward.pieces is not None
+            or forward.acked_since_ns != 0
+            or backward.acked_since_ns != 0
+            or connection.reset_ns != 0
+            or (forward.seen and not forward.started)
+            or (backward.seen and not backward.started)
+        )
+
+    @cython.cfunc
+    def _deadline(self, connection: Connection) -> cython.longlong:
+        """When what is waited for is given up, in ns; 0: never, the sender will repair it."""
+        stream: Stream
+        deadline: cython.longlong = 0
+        at: cython.longlong
+        if connection.reset_ns != 0:
+            deadline = connection.reset_ns + self.reorder_ns
+        for stream in (connection.forward, connection.backward):
+            at = 0
+            if stream.closed or not stream.seen:
+                continue
+            if not stream.started:
+                at = stream.hole_since_ns + self.reorder_ns
+            elif stream.acked_since_ns != 0:
+                at = stream.acked_since_ns + self.reorder_ns
+            elif stream.pieces is not None:
+                if not stream.peer.seen:
+                    at = stream.hole_since_ns + self.reorder_ns * _ONE_SIDED
+            if at != 0 and (deadline == 0 or at < deadline):
+                deadline = at
+        return deadline
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _settle(self, connection: Connection) -> cython.int:
+        """Delivers what has become deliverable in either direction, and gives up what was waited for long enough."""
+        forward: Stream = connection.forward
+        backward: Stream = connection.backward
+        stream: Stream
+        deadline: cython.longlong
+        rounds: cython.int
+        for rounds in range(64):
+            while forward.drain(False, self.now_ns) or backward.drain(False, self.now_ns):
+                pass
+            deadline = self._deadline(connection)
+            if deadline == 0 or deadline > self.now_ns:
+                break
+            if connection.reset_ns != 0 and connection.reset_ns + self.reorder_ns <= self.now_ns:
+                self._close(connection, _RST_REASON)
+                return 0
+            for stream in (forward, backward):
+                if stream.closed or not stream.seen:
+                    continue
+                if not stream.started:
+                    if stream.hole_since_ns + self.reorder_ns <= self.now_ns:
+                        stream.give_up(self.now_ns)
+                elif stream.acked_since_ns != 0:
+                    if stream.acked_since_ns + self.reorder_ns <= self.now_ns:
+                        stream.give_up(self.now_ns)
+                elif stream.pieces is not None and not stream.peer.seen:
+                    if stream.hole_since_ns + self.reorder_ns * _ONE_SIDED <= self.now_ns:
+                        stream.give_up(self.now_ns)
+        if forward.closed and backward.closed:
+            self._finish(connection, 0)
+        elif deadline != 0 and not connection.waiting:
+            connection.waiting = True
+            self.waiting.append((deadline if deadline > self.now_ns else self.now_ns + 1, connection))
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _close(self, connection: Connection, reason: cython.int) -> cython.int:
+        """Ends both streams, in the order in which their bytes were sent as far as that is known."""
+        forward: Stream = connection.forward
+        backward: Stream = connection.backward
+        if connection.done:
+            return 0
+        if forward is not None:
+            if not forward.started:
+                forward.give_up(self.now_ns)
+            if not backward.started:
+                backward.give_up(self.now_ns)
+            while forward.drain(False, self.now_ns) or backward.drain(False, self.now_ns):
+                pass
+            if connection.client == 2:
+                backward.close(reason, self.now_ns)
+                forward.close(reason, self.now_ns)
+            else:
+                forward.close(reason, self.now_ns)
+                backward.close(reason, self.now_ns)
+        return self._finish(connection, reason)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _leave(self, connection: Connection) -> cython.int:
+        """The application does not want this connection: its kept bytes are ignored, and all that comes."""
+        stream: Stream
+        self.left += 1
+        for stream in (connection.forward, connection.backward):
+            stream.consumer = None
+            stream.close(0, self.now_ns)
+        self.application.left(connection)
+        return self._release(connection)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _release(self, connection: Connection) -> cython.int:
+        """Breaks the circles of references; only the addresses stay."""
+        if connection.forward is not None:
+            connection.forward.peer = None
+            connection.backward.peer = None
+            connection.forward.consumer = None
+            connection.backward.consumer = None
+            connection.forward = None
+            connection.backward = None
+        connection.application = None
+        connection.identity = None
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _finish(self, connection: Connection, reason: cython.int) -> cython.int:
+        """Both streams are closed: forgets all but the addresses."""
+        if connection.done:
+            return 0
+        connection.done = True
+        self.closed[reason] += 1
+        self._release(connection)
+        connection.touched_ns = self.now_ns
+        self._dequeue(connection)
+        self._enqueue(connection, _DONE)
+        return 0

@@ -1,0 +1,31 @@
+# C types of decode.py.
+
+from http_capture.capture.source.block cimport Block, Buffer
+
+cdef class Segment:
+    cdef public Buffer buffer
+    cdef public long long timestamp_ns
+    cdef public int ip_version
+    cdef public unsigned long long source_high, source_low, destination_high, destination_low
+    cdef public int source_port, destination_port
+    cdef public long long seq, ack
+    cdef public int flags
+    cdef public Py_ssize_t payload_start, payload_end
+    cdef public long long payload_length
+    cdef public int vlan, inner_vlan
+
+cdef class Decoder:
+    cdef public Segment segment
+    cdef public list drops
+    cdef public long long segments, fragments, datagram_segments, datagram_drops
+    cdef public int protocol
+    cdef public long long fragment_id, fragment_offset
+    cdef public bint fragment_more
+    cdef public Py_ssize_t fragment_start, fragment_end
+
+    cpdef int decode(self, Block block, Py_ssize_t index) except? -1
+    cpdef int decode_datagram(self, bytes payload) except? -1
+    cdef int _network(self, const unsigned char[::1] octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _ipv4(self, const unsigned char[::1] octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _ipv6(self, const unsigned char[::1] octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _transport(self, const unsigned char[::1] octets, Py_ssize_t start, Py_ssize_t end, long long length) except? -1

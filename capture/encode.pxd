@@ -1,0 +1,42 @@
+# C types of encode.py.
+
+from http_capture.capture.connection cimport Connection
+from http_capture.capture.http.exchange cimport Exchange
+from http_capture.capture.http.message cimport HeaderIndex, Message
+
+cdef class Identity:
+    cdef public bytes source, destination, network, hashed, key, client
+    cdef public object interface
+    cdef public bint used
+
+cdef class Encoder:
+    cdef public bytes key, value, event_id
+    cdef public list headers
+    cdef public long long timestamp_ms
+    cdef bytearray out
+    cdef Py_ssize_t at, room
+    cdef HeaderIndex index
+    cdef bytes observer, tail
+    cdef object host, iface, instance
+    cdef int key_kind
+    cdef bint redact, keep_unknown
+    cdef frozenset redact_headers, redact_names, url_headers
+    cdef unsigned long long redact_mask
+    cdef dict seconds, mime_types
+
+    cpdef bytes encode(self, Exchange exchange)
+    cdef int _reserve(self, Py_ssize_t size) except? -1
+    cdef int _put(self, bytes data) except? -1
+    cdef int _integer(self, long long value) except? -1
+    cdef int _time(self, long long ns) except? -1
+    cdef int _text(self, bytes data, Py_ssize_t start, Py_ssize_t end) except? -1
+    cdef int _string(self, bytes data) except? -1
+    cdef int _fields(self, bytes head, Py_ssize_t start) except? -1
+    cdef int _field_value(self, bytes head, int i) except? -1
+    cdef int _url(self, Message request) except? -1
+    cdef int _body(self, Message message) except? -1
+    cdef int _timing(self, Exchange exchange, Connection connection, Identity identity) except? -1
+    cdef bytes _clean(self, bytes target)
+    cdef bytes _clean_pairs(self, bytes pairs)
+    cdef bytes _mime_type(self, bytes content_type)
+    cdef int _utf8(self, bytes data) except? -1

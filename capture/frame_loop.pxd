@@ -1,0 +1,15 @@
+# C types of frame_loop.py.
+
+from http_capture.capture.connection cimport ConnectionTable
+from http_capture.capture.decode cimport Decoder
+from http_capture.capture.source.block cimport Block
+
+cdef class FrameLoop:
+    cdef public Decoder decoder
+    cdef public ConnectionTable connections
+    cdef public object defragmenter
+    cdef public object matches
+    cdef public long long frames, frame_bytes, filtered
+
+    cpdef int run(self, Block block) except? -1
+    cdef int _fragment(self, long long timestamp_ns) except? -1

@@ -1,0 +1,38 @@
+# C types of exchange.py.
+
+from http_capture.capture.connection cimport Application, Connection
+from http_capture.capture.http.message cimport Message
+from http_capture.capture.http.parser cimport Limits, Listener, Parser
+
+cdef class Exchange:
+    cdef public HttpConnection conversation
+    cdef public Message request, response
+    cdef public list informational
+    cdef public int pipeline_index, reason
+    cdef public bint request_done, response_done, complete
+    cdef public long long retransmitted_bytes
+
+cdef class HttpConnection(Listener):
+    cdef public HttpApplication application
+    cdef public Connection connection
+    cdef public Parser forward, backward, requests, responses
+    cdef public object outstanding
+    cdef public Exchange requesting, responding
+    cdef public bint uncertain, pipelined
+    cdef public int ended
+    cdef public object identity
+
+    cdef Exchange _match(self, Message message)
+    cdef int _emit(self, Exchange exchange, int reason) except? -1
+    cdef int _emit_unanswered(self, Exchange exchange) except? -1
+    cdef long long _retransmitted(self) noexcept
+    cdef int _flush(self, int reason) except? -1
+    cdef int _leave_unless_http(self, Parser parser) except? -1
+    cdef int _forget(self) except? -1
+
+cdef class HttpApplication(Application):
+    cdef public Limits limits
+    cdef public object deliver
+    cdef public Py_ssize_t max_outstanding
+    cdef public long long connections, paired, only_request, only_response, complete, orphan_informational, outstanding_overflow
+    cdef public list reasons

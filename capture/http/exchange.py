@@ -1,0 +1,337 @@
+"""Requests and responses of one connection become exchanges.
+
+Invariants:
+- Every message that the parsers tell of is in exactly one exchange (a 1xx answer joins one, or is counted as orphan).
+- Responses pair in order, and never with a request that the server had not yet received when it answered.
+- After a loss in either direction the number of outstanding requests is `uncertain`. Then a response is paired only if
+  its first byte is the very byte that a request of a client that does not pipeline was waiting for: the request's
+  acknowledgement number equals the response's sequence number, and it is the last request. Otherwise both are recorded
+  one-sided. A connection that has pipelined stays one-sided.
+
+Bound: `max_outstanding` requests wait for their response; the oldest is then recorded without one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.http_capture.capture.connection import Application, Connection
+    from cython.cimports.http_capture.capture.http.message import Message
+    from cython.cimports.http_capture.capture.http.parser import Limits, Listener, Parser
+    from cython.cimports.http_capture.capture.seq import difference
+else:
+    from ..connection import Application, Connection
+    from ..seq import difference
+    from .message import Message
+    from .parser import Limits, Listener, Parser
+
+# Why an exchange is not complete: message.REASONS, then these. 0: it is complete.
+REASONS = (
+    "", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed", "no_request", "no_response",
+)  # fmt: skip
+_NO_REQUEST = cython.declare(cython.int, 8)
+_NO_RESPONSE = cython.declare(cython.int, 9)
+_GAP = cython.declare(cython.int, 1)
+_EVICTED = cython.declare(cython.int, 5)
+# Why a connection ended (reassembly.CLOSE_REASONS) -> why a request in it has no response.
+_BY_CLOSE = cython.declare(tuple, (9, 9, 4, 5, 6))
+
+_REQUEST = cython.declare(cython.int, 0)
+_RESPONSE = cython.declare(cython.int, 1)
+_EITHER = cython.declare(cython.int, 2)
+_LOST = cython.declare(cython.int, 10)
+_MIDSTREAM = cython.declare(cython.int, 16)  # a connection seen from its middle is searched this much longer
+
+
+@cython.cclass
+class Exchange:
+    """A request with its response, or one of the two. `informational`: the heads of 1xx answers. `reason`: see REASONS.
+
+    pipeline_index: how many requests before it were unanswered when it was sent."""
+
+    def __init__(self, conversation: HttpConnection) -> None:
+        self.conversation = conversation
+        self.request = self.response = None
+        self.informational = None
+        self.pipeline_index = self.reason = 0
+        self.request_done = self.response_done = self.complete = False
+        self.retransmitted_bytes = 0
+
+
+@cython.cclass
+class HttpApplication(Application):
+    """Opens a HttpConnection for each TCP connection. `deliver(exchange)` is called for each exchange.
+
+    paired + only_request + only_response = exchanges delivered = complete + sum(reasons).
+    """
+
+    def __init__(self, limits: Limits, deliver: object, *, max_outstanding: int = 1000) -> None:
+        self.limits = limits
+        self.deliver = deliver
+        self.max_outstanding = max_outstanding
+        self.connections = self.paired = self.only_request = self.only_response = self.complete = 0
+        self.orphan_informational = self.outstanding_overflow = 0
+        self.reasons = [0] * len(REASONS)
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def open(self, connection: Connection) -> cython.int:
+        conversation: HttpConnection = HttpConnection(self, connection)
+        connection.application = conversation
+        connection.forward.consumer = conversation.forward
+        connection.backward.consumer = conversation.backward
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def left(self, connection: Connection) -> cython.int:
+        conversation: HttpConnection = connection.application
+        if conversation is not None:
+            conversation._forget()
+        return 0
+
+
+@cython.cclass
+class HttpConnection(Listener):
+    """Pairs the messages of one connection. `requests` and `responses` are its parsers, once their roles are known."""
+
+    def __init__(self, application: HttpApplication, connection: Connection) -> None:
+        limits: Limits = application.limits
+        self.application = application
+        self.connection = connection
+        self.requests = self.responses = None
+        self.outstanding = deque()
+        self.requesting = self.responding = None
+        self.uncertain = self.pipelined = False
+        self.ended = 0
+        self.identity = None
+        if connection.client == 0:
+            self.forward = Parser(limits, self, _EITHER)
+            self.backward = Parser(limits, self, _EITHER)
+        elif connection.client == 1:
+            self.forward = self.requests = Parser(limits, self, _REQUEST)
+            self.backward = self.responses = Parser(limits, self, _RESPONSE)
+        else:
+            self.forward = self.responses = Parser(limits, self, _RESPONSE)
+            self.backward = self.requests = Parser(limits, self, _REQUEST)
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_role(self, parser: Parser) -> cython.int:
+        other: Parser = self.backward if parser is self.forward else self.forward
+        if parser.role == _REQUEST:
+            self.requests = parser
+            self.responses = other
+            other.role = _RESPONSE
+        else:
+            self.responses = parser
+            self.requests = other
+            other.role = _REQUEST
+        self.connection.client = 1 if self.requests is self.forward else 2
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_head(self, parser: Parser, message: Message) -> cython.int:
+        exchange: Exchange
+        if parser is self.requests:
+            exchange = Exchange(self)
+            exchange.request = message
+            exchange.retransmitted_bytes = -self._retransmitted()
+            exchange.pipeline_index = len(self.outstanding)
+            if self.outstanding and self.responses.state != _LOST:
+                self.pipelined = True
+            self.outstanding.append(exchange)
+            self.requesting = exchange
+            if message.version == 9:
+                self.responses.answers_09 = True
+            if len(self.outstanding) > self.application.max_outstanding:
+                self.application.outstanding_overflow += 1
+                self.uncertain = True
+                self._emit(self.outstanding.popleft(), _EVICTED)
+            return 0
+        if 100 <= message.status < 200 and message.status != 101:
+            if self.outstanding and not self.uncertain:
+                exchange = self.outstanding[0]
+                if exchange.informational is None:
+                    exchange.informational = []
+                if len(exchange.informational) < 16:
+                    exchange.informational.append(message)
+            else:
+                self.application.orphan_informational += 1
+            return 0
+        exchange = self._match(message)
+        if exchange is None:
+            exchange = Exchange(self)
+            exchange.request_done = True
+            exchange.retransmitted_bytes = -self._retransmitted()
+        exchange.response = message
+        self.responding = exchange
+        if exchange.request is not None:
+            if exchange.request.method == b"HEAD":
+                return 1
+            if exchange.request.method == b"CONNECT":
+                return 2
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_end(self, parser: Parser, message: Message) -> cython.int:
+        exchange: Exchange
+        if parser is self.requests:
+            exchange = self.requesting
+            self.requesting = None
+            exchange.request_done = True
+            if exchange.response_done:
+                self._emit(exchange, 0)
+            elif self.uncertain and self.pipelined and exchange.response is None:
+                self._emit_unanswered(exchange)
+            return 0
+        exchange = self.responding
+        if exchange is None or exchange.response is not message:
+            return 0  # a 1xx answer
+        self.responding = None
+        exchange.response_done = True
+        if self.requests is not None:
+            if message.status == 101 and message.incomplete == 0:
+                self.requests.proceed(True)
+            elif exchange.request is not None and exchange.request.method == b"CONNECT":
+                self.requests.proceed(200 <= message.status < 300)
+        if exchange.request_done:
+            self._emit(exchange, 0)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_lost(self, parser: Parser) -> cython.int:
+        self.uncertain = True
+        if not self.forward.recognised and not self.backward.recognised:
+            self._leave_unless_http(parser)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_end_of_stream(
+        self, parser: Parser, reason: cython.int, timestamp_ns: cython.longlong
+    ) -> cython.int:
+        self.ended += 1
+        if parser is self.responses or self.ended == 2:
+            self._flush(_BY_CLOSE[reason])
+        if self.ended == 2:
+            if self.forward.recognised or self.backward.recognised:
+                self.application.connections += 1
+            self._forget()
+        return 0
+
+    @cython.cfunc
+    def _match(self, message: Message) -> Exchange:
+        """The exchange that this final response belongs to, taken out of `outstanding`; None: to none for certain."""
+        exchange: Exchange
+        if not self.outstanding:
+            return None
+        if not self.uncertain:
+            exchange = self.outstanding[0]
+            if message.ack >= 0 and difference(message.ack, exchange.request.seq) <= 0:
+                return None
+            self.outstanding.popleft()
+            return exchange
+        exchange = self.outstanding[len(self.outstanding) - 1]
+        if self.pipelined or exchange.request.ack != message.seq:
+            return None
+        self.outstanding.pop()
+        while self.outstanding:
+            self._emit(self.outstanding.popleft(), _GAP)
+        self.uncertain = False
+        return exchange
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _emit_unanswered(self, exchange: Exchange) -> cython.int:
+        if exchange in self.outstanding:
+            self.outstanding.remove(exchange)
+            self._emit(exchange, _GAP)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _flush(self, reason: cython.int) -> cython.int:
+        """No response will come any more."""
+        exchange: Exchange
+        if self.responding is not None:
+            exchange = self.responding
+            self.responding = None
+            self._emit(exchange, reason)
+        while self.outstanding:
+            exchange = self.outstanding.popleft()
+            if not exchange.request_done and self.ended < 2:
+                self.outstanding.appendleft(exchange)
+                break
+            self._emit(exchange, reason)
+        exchange = self.requesting
+        if exchange is not None and exchange.response_done and self.ended == 2:
+            self.requesting = None
+            self._emit(exchange, reason)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _emit(self, exchange: Exchange, reason: cython.int) -> cython.int:
+        """Hands the exchange on. `reason`: why there is no response, where there is none."""
+        application: HttpApplication = self.application
+        exchange.retransmitted_bytes += self._retransmitted()
+        if exchange.request is None:
+            application.only_response += 1
+            reason = _NO_REQUEST
+        elif exchange.response is None:
+            application.only_request += 1
+            if exchange.request.incomplete != 0:
+                reason = exchange.request.incomplete
+        else:
+            application.paired += 1
+            reason = exchange.response.incomplete
+            if reason == 0:
+                reason = exchange.request.incomplete
+        exchange.reason = reason
+        exchange.complete = reason == 0
+        if reason == 0:
+            application.complete += 1
+        else:
+            application.reasons[reason] += 1
+        application.deliver(exchange)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _retransmitted(self) -> cython.longlong:
+        if self.connection.forward is None:
+            return 0
+        return self.connection.forward.retransmitted_bytes + self.connection.backward.retransmitted_bytes
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _leave_unless_http(self, parser: Parser) -> cython.int:
+        """Neither side has sent anything like HTTP: leaves when both have spoken, or one has for long enough."""
+        other: Parser = self.backward if parser is self.forward else self.forward
+        limit: cython.longlong = self.application.limits.search_bytes
+        if self.connection.midstream:
+            limit *= _MIDSTREAM
+        elif other.position_seq >= 0 and other.state == _LOST:
+            limit = -1
+        if parser.searched > limit:
+            self.connection.leave()
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _forget(self) -> cython.int:
+        """Breaks the circles of references."""
+        self.forward.listener = None
+        self.backward.listener = None
+        self.forward = self.backward = self.requests = self.responses = None
+        self.connection = None
+        self.outstanding.clear()
+        self.requesting = self.responding = None
+        return 0

@@ -1,0 +1,184 @@
+"""One HTTP request or response: its head as it stood on the wire, what the head says, and its body as far as kept.
+
+Header fields are not taken out of the head until somebody asks: `HeaderIndex` says where in it they are.
+"""
+
+from array import array
+
+import cython
+
+REQUEST, RESPONSE, EITHER = 0, 1, 2
+
+# Why a message is not whole; 0: it is. The names are those of the record.
+REASONS = ("", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed")
+GAP, TRUNCATED, CLOSED, TIMEOUT, EVICTED, SHUTDOWN, MALFORMED = 1, 2, 3, 4, 5, 6, 7
+
+LOWER = cython.declare(bytes, bytes(range(256)).lower())
+_FIELDS = cython.declare(cython.int, 5)
+
+
+def hash_name(name: bytes) -> int:
+    """The hash by which HeaderIndex recognises a field name, in any case: a first look, never the proof."""
+    value = 0
+    for octet in name.lower():
+        value = (value * 31 + octet) & 0x3FFFFFF
+    return value
+
+
+@cython.cclass
+class HeaderIndex:
+    """Where the header fields of a head are (RFC 9112 section 5). One object is used for many heads.
+
+    After scan(): fields 0 to count-1, in wire order. `overflow`: there were more than the capacity; `malformed` counts
+    lines that were no field. A folded line (obs-fold) belongs to the value before it.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.count = 0
+        self.overflow = False
+        self.malformed = 0
+        self.spans = array("i", bytes(4 * 5 * capacity))
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def scan(self, head: bytes, start: cython.Py_ssize_t) -> cython.int:
+        """Indexes the field lines from `start` (after the first line) to the end of the head. Returns how many."""
+        spans: cython.int[::1] = self.spans
+        lower: bytes = LOWER
+        end: cython.Py_ssize_t = len(head)
+        at: cython.Py_ssize_t = start
+        begin: cython.Py_ssize_t
+        stop: cython.Py_ssize_t
+        name_end: cython.Py_ssize_t
+        value: cython.int
+        c: cython.uchar
+        i: cython.int = 0
+        base: cython.int
+        self.overflow = False
+        self.count = 0
+        while at < end:
+            begin = at
+            c = head[at]
+            if c == 10 or (c == 13 and at + 1 < end and head[at + 1] == 10):  # the empty line
+                break
+            if (c == 32 or c == 9) and i > 0:  # obs-fold
+                while at < end and head[at] != 10:
+                    at += 1
+                stop = at
+                at += 1
+                while stop > begin and (head[stop - 1] == 13 or head[stop - 1] == 32 or head[stop - 1] == 9):
+                    stop -= 1
+                if stop > begin:
+                    spans[(i - 1) * _FIELDS + 3] = stop
+                continue
+            value = 0
+            while at < end:
+                c = head[at]
+                if c == 58 or c == 10:
+                    break
+                value = (value * 31 + lower[c]) & 0x3FFFFFF
+                at += 1
+            name_end = at
+            if at >= end or c == 10 or at == begin:  # no colon, or nothing before it
+                self.malformed += 1
+                while at < end and head[at] != 10:
+                    at += 1
+                at += 1
+                continue
+            if head[name_end - 1] == 32 or head[name_end - 1] == 9:
+                while name_end > begin and (head[name_end - 1] == 32 or head[name_end - 1] == 9):
+                    name_end -= 1
+                value = 0
+                for stop in range(begin, name_end):
+                    value = (value * 31 + lower[head[stop]]) & 0x3FFFFFF
+            at += 1
+            while at < end and (head[at] == 32 or head[at] == 9):
+                at += 1
+            stop = at
+            while at < end and head[at] != 10:
+                at += 1
+            base = i * _FIELDS
+            if i >= self.capacity:
+                self.overflow = True
+                break
+            spans[base] = begin
+            spans[base + 1] = name_end
+            spans[base + 2] = stop
+            name_end = at
+            while name_end > stop and (head[name_end - 1] == 13 or head[name_end - 1] == 32 or head[name_end - 1] == 9):
+                name_end -= 1
+            spans[base + 3] = name_end
+            spans[base + 4] = value
+            i += 1
+            at += 1
+        self.count = i
+        return i
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def name_start(self, i: cython.int) -> cython.int:
+        return self.spans[i * _FIELDS]
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def name_end(self, i: cython.int) -> cython.int:
+        return self.spans[i * _FIELDS + 1]
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def value_start(self, i: cython.int) -> cython.int:
+        return self.spans[i * _FIELDS + 2]
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def value_end(self, i: cython.int) -> cython.int:
+        return self.spans[i * _FIELDS + 3]
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def name_hash(self, i: cython.int) -> cython.int:
+        return self.spans[i * _FIELDS + 4]
+
+    @cython.ccall
+    def name(self, head: bytes, i: cython.int) -> bytes:
+        """The name of field i in lower case."""
+        return head[self.name_start(i) : self.name_end(i)].lower()
+
+    @cython.ccall
+    def value(self, head: bytes, i: cython.int) -> bytes:
+        """The value of field i; the line breaks of a folded one become a space each (RFC 9112 section 5.2)."""
+        value: bytes = head[self.value_start(i) : self.value_end(i)]
+        if b"\n" in value:
+            return b" ".join([line.strip(b" \t\r") for line in value.split(b"\n")])
+        return value
+
+
+@cython.cclass
+class Message:
+    """A message while it is read and afterwards. `role` is REQUEST or RESPONSE.
+
+    seq, ack: sequence number of its first byte and acknowledgement number of the segment that brought it.
+    first_ns, last_ns: frame times of its first and last byte. version: 9, 10, 11, or 0 where it is none of these.
+    body_bytes: transfer-decoded length, the true one; wire_bytes: all of the message as sent; gap_bytes: lost of it.
+    kept: the first bytes of the body, content-decoded by `decoder` where there is one. ended: its last byte was seen;
+    incomplete: why it is not whole, one of REASONS.
+    """
+
+    def __init__(self, role: cython.int) -> None:
+        self.role = role
+        self.head = b""
+        self.headers_start = 0
+        self.seq = self.ack = self.first_ns = self.last_ns = 0
+        self.version = 0
+        self.status = 0
+        self.method = self.target = self.reason = b""
+        self.host = self.content_type = self.content_encoding = self.user_agent = self.referer = None
+        self.chunked = self.close = self.upgrade = self.keep = self.ended = self.framed_by_close = False
+        self.content_length = -1
+        self.body_bytes = self.wire_bytes = self.gap_bytes = 0
+        self.cut = False
+        self.incomplete = 0
+        self.kept = None
+        self.decoder = None
+        self.kept_limit = 0

@@ -1,0 +1,56 @@
+# C types of parser.py.
+
+from http_capture.capture.source.block cimport Buffer
+from http_capture.capture.reassembly cimport Consumer
+from http_capture.capture.http.message cimport HeaderIndex, Message
+
+cdef class Limits:
+    cdef public long long max_head_bytes, search_bytes, max_decoded_bytes, max_ratio
+    cdef public Py_ssize_t max_kept_bytes
+    cdef public int keep
+    cdef public HeaderIndex index
+    cdef public dict textual
+    cdef public long long head_bytes, body_bytes, framing_bytes, skipped_bytes, tunnel_bytes, pending_bytes
+    cdef public long long requests, responses, informational, resyncs, heads_too_large, headers_overflow, decoding_failures
+    cdef bint wanted(self, bytes content_type)
+
+cdef class Listener:
+    cpdef int on_role(self, Parser parser) except? -1
+    cpdef int on_head(self, Parser parser, Message message) except? -1
+    cpdef int on_end(self, Parser parser, Message message) except? -1
+    cpdef int on_lost(self, Parser parser) except? -1
+    cpdef int on_end_of_stream(self, Parser parser, int reason, long long timestamp_ns) except? -1
+
+cdef class Parser(Consumer):
+    cdef public Limits limits
+    cdef public Listener listener
+    cdef public int role, state
+    cdef public Message message
+    cdef public long long remaining, position_seq, searched
+    cdef public bint recognised, answers_09
+    cdef bint after_gap, tunnel_follows
+    cdef bytearray pending
+    cdef Py_ssize_t scanned, boundary
+    cdef long long seq, old_ack, old_ns, ack, now_ns
+
+    cpdef int proceed(self, bint tunnel) except? -1
+    cdef int _feed(self, bytes data, long long seq, long long ack, long long timestamp_ns) except? -1
+    cdef Py_ssize_t _head(self, bytes data, Py_ssize_t at) except? -2
+    cdef int _plausible(self, bytes data, Py_ssize_t at) except? -2
+    cdef Py_ssize_t _take_09(self, bytes data, Py_ssize_t at) except? -2
+    cdef Message _begin(self, Py_ssize_t at)
+    cdef int _take_head(self, bytes head, Py_ssize_t at, int reason) except? -1
+    cdef int _partial_head(self, int reason, long long length) except? -1
+    cdef int _body_done(self) except? -1
+    cdef Py_ssize_t _chunk_size(self, bytes data, Py_ssize_t at) except? -2
+    cdef Py_ssize_t _chunk_end(self, bytes data, Py_ssize_t at) except? -2
+    cdef Py_ssize_t _trailers(self, bytes data, Py_ssize_t at) except? -2
+    cdef Py_ssize_t _search(self, bytes data, Py_ssize_t at) except? -2
+    cdef int _request_line(self, Message message, bytes head, Py_ssize_t end) except? -1
+    cdef bint _status_line(self, Message message, bytes head, Py_ssize_t end) except? -1
+    cdef bint _fields(self, Message message, bytes head) except? -1
+    cdef int _open_body(self, Message message) except? -1
+    cdef int _body(self, object data, Py_ssize_t start, Py_ssize_t end) except? -1
+    cdef int _end(self, int reason) except? -1
+    cdef int _lose(self) except? -1
+    cdef int _skip_pending(self) except? -1

@@ -1,0 +1,912 @@
+"""One direction of HTTP/1.x: bytes in order become messages (RFC 9112). Knows nothing of TCP.
+
+States:
+    START        between messages; empty lines are skipped
+    HEAD         some of a head is pending
+    BODY         `remaining` bytes of a body of known length, or of a chunk
+    UNTIL_CLOSE  a body that ends with the stream
+    CHUNK_SIZE, CHUNK_END, TRAILERS   around the chunks
+    HOLD         after a CONNECT request: what follows depends on the answer, and waits for it
+    TUNNEL       not HTTP any more (CONNECT, 101): counted, not read
+    AFTER_09     after an HTTP/0.9 request, which is the only one of its connection
+    LOST         not at a message start: searches the next certain one
+
+    START -> HEAD -> BODY | UNTIL_CLOSE | CHUNK_SIZE -> ... -> START;  any -> LOST (gap, malformed) -> HEAD
+
+Invariants:
+- Any split of the same bytes gives the same messages.
+- Every byte is in exactly one of Limits' counters: head, body, framing, skipped, tunnel, pending.
+- Each message given to `on_head` is given to `on_end` exactly once.
+"""
+
+from __future__ import annotations
+
+import re
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message
+    from cython.cimports.http_capture.capture.reassembly import Consumer
+    from cython.cimports.http_capture.capture.seq import advance
+    from cython.cimports.http_capture.capture.source.block import Buffer
+else:
+    from ..reassembly import Consumer
+    from ..seq import advance
+    from ..source.block import Buffer
+    from .message import HeaderIndex, Message
+from .decoding import ContentDecoder
+from .message import hash_name
+
+START, HEAD, BODY, UNTIL_CLOSE, CHUNK_SIZE, CHUNK_END, TRAILERS, HOLD, TUNNEL, AFTER_09, LOST = range(11)
+_START = cython.declare(cython.int, 0)
+_HEAD = cython.declare(cython.int, 1)
+_BODY = cython.declare(cython.int, 2)
+_UNTIL_CLOSE = cython.declare(cython.int, 3)
+_CHUNK_SIZE = cython.declare(cython.int, 4)
+_CHUNK_END = cython.declare(cython.int, 5)
+_TRAILERS = cython.declare(cython.int, 6)
+_HOLD = cython.declare(cython.int, 7)
+_TUNNEL = cython.declare(cython.int, 8)
+_AFTER_09 = cython.declare(cython.int, 9)
+_LOST = cython.declare(cython.int, 10)
+
+_REQUEST = cython.declare(cython.int, 0)
+_RESPONSE = cython.declare(cython.int, 1)
+_EITHER = cython.declare(cython.int, 2)
+
+# What on_head answers for a response: what its request was.
+NORMAL, TO_HEAD, TO_CONNECT, TO_09 = 0, 1, 2, 3
+
+_GAP = cython.declare(cython.int, 1)
+_TRUNCATED = cython.declare(cython.int, 2)
+_CLOSED = cython.declare(cython.int, 3)
+_MALFORMED = cython.declare(cython.int, 7)
+# Why a stream was closed (reassembly.CLOSE_REASONS) -> why a message in it is not whole (message.REASONS).
+_BY_CLOSE = cython.declare(tuple, (3, 3, 4, 5, 6))
+
+_CONTENT_LENGTH = cython.declare(cython.int, hash_name(b"content-length"))
+_TRANSFER_ENCODING = cython.declare(cython.int, hash_name(b"transfer-encoding"))
+_CONTENT_TYPE = cython.declare(cython.int, hash_name(b"content-type"))
+_CONTENT_ENCODING = cython.declare(cython.int, hash_name(b"content-encoding"))
+_CONNECTION = cython.declare(cython.int, hash_name(b"connection"))
+_UPGRADE = cython.declare(cython.int, hash_name(b"upgrade"))
+_HOST = cython.declare(cython.int, hash_name(b"host"))
+_USER_AGENT = cython.declare(cython.int, hash_name(b"user-agent"))
+_REFERER = cython.declare(cython.int, hash_name(b"referer"))
+
+_METHODS = (
+    b"GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PROPFIND|PROPPATCH|MKCOL|COPY|MOVE|LOCK|UNLOCK|REPORT|"
+    b"SEARCH|NOTIFY|SUBSCRIBE|UNSUBSCRIBE|M-SEARCH|PURGE|MERGE|CHECKOUT|MKACTIVITY|VERSION-CONTROL"
+)
+_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_IS_TOKEN = cython.declare(bytes, bytes(1 if c in _TOKEN else 0 for c in range(256)))
+# A message start that nothing else looks like: a whole request line with a registered method, a status line's begin.
+_CERTAIN_REQUEST = re.compile(rb"(?<![!-~])(?:" + _METHODS + rb") [!-\xff]{1,8000} HTTP/1\.[01]\r?\n")
+_CERTAIN_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-5][0-9][0-9][ \r\n]")
+# Directly after a gap less is needed, because a sender starts a message in a segment of its own.
+_LIKELY_REQUEST = re.compile(rb"(?:" + _METHODS + rb") (?:/|https?://|\*)")
+_REQUEST_LINE = re.compile(
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32})[ \t]+([^\r\n]*?)[ \t]+HTTP/([01]?)(?:\.([0-9]*))?[ \t]*\r?\Z"
+)
+_LINE_09 = re.compile(rb"GET[ \t]+([!-\xff]+)[ \t]*\r?\Z")
+_STATUS = re.compile(rb"HTTP/([0-9]+)\.([0-9]+)[ \t]+([0-9]{3})(?![0-9])[ \t]*([^\r\n]*)")
+_LENGTHS = re.compile(rb"[0-9]{1,18}(?:[ \t]*,[ \t]*[0-9]{1,18})*\Z")
+_TEXTUAL = re.compile(
+    rb"\s*(?:text/|application/(?:[^;]*[+/])?(?:json|xml|javascript|x-javascript|ecmascript|x-www-form-urlencoded|yaml|"
+    rb"x-yaml|graphql|x-ndjson|ndjson|sql)|[^;]*\+(?:json|xml|yaml)|image/svg)",
+    re.IGNORECASE,
+)
+_LINE_TAIL = cython.declare(cython.Py_ssize_t, 8192)  # of an unfinished line, what a search keeps
+_STATUS_TAIL = cython.declare(cython.Py_ssize_t, 13)  # of a status line's begin, likewise
+_LIKELY_BYTES = cython.declare(cython.Py_ssize_t, 32)
+_MAX_METHOD = cython.declare(cython.Py_ssize_t, 32)
+_MAX_LINE = cython.declare(cython.Py_ssize_t, 8192)  # a first line without an end is no HTTP beyond this
+_MAX_CHUNK_LINE = cython.declare(cython.Py_ssize_t, 4096)
+_MAX_TEXTUAL = cython.declare(cython.Py_ssize_t, 4096)
+
+
+@cython.cclass
+class Limits:
+    """The bounds of all parsers, and their counters. keep: 0 no bodies, 1 textual ones, 2 all.
+
+    head + body + framing + skipped + tunnel + pending bytes = bytes given to the parsers, at any time.
+    """
+
+    def __init__(
+        self, *, max_head_bytes: int = 65536, max_headers: int = 1000, search_bytes: int = 65536, keep: int = 1,
+        max_kept_bytes: int = 65536, max_decoded_bytes: int = 1 << 26, max_ratio: int = 1000,
+    ) -> None:  # fmt: skip
+        self.max_head_bytes = max_head_bytes
+        self.search_bytes = search_bytes
+        self.keep = keep
+        self.max_kept_bytes = max_kept_bytes
+        self.max_decoded_bytes = max_decoded_bytes
+        self.max_ratio = max_ratio
+        self.index = HeaderIndex(max_headers)
+        self.textual = {}
+        self.head_bytes = self.body_bytes = self.framing_bytes = 0
+        self.skipped_bytes = self.tunnel_bytes = self.pending_bytes = 0
+        self.requests = self.responses = self.informational = 0
+        self.resyncs = self.heads_too_large = self.headers_overflow = self.decoding_failures = 0
+
+    @cython.cfunc
+    def wanted(self, content_type: bytes) -> cython.bint:
+        """Whether the content of a body of this type is kept; without a type it is, and the record decides."""
+        if self.keep != 1:
+            return self.keep == 2
+        if content_type is None:
+            return True
+        known = self.textual.get(content_type)
+        if known is None:
+            known = _TEXTUAL.match(content_type) is not None
+            if len(self.textual) < _MAX_TEXTUAL:
+                self.textual[content_type] = known
+        return known
+
+
+@cython.cclass
+class Listener:
+    """Who is told of messages: for each, on_head, then exactly one on_end. Then, once a parser, on_end_of_stream."""
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_role(self, parser: Parser) -> cython.int:
+        """The parser has found out whether it reads requests or responses."""
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_head(self, parser: Parser, message: Message) -> cython.int:
+        """A head is there. For a response the answer says to what it answers: NORMAL, TO_HEAD, TO_CONNECT."""
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_end(self, parser: Parser, message: Message) -> cython.int:
+        """The message has ended, or will not get any further (`message.incomplete`)."""
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_lost(self, parser: Parser) -> cython.int:
+        """The parser does not know where the next message starts, and how many it has missed."""
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_end_of_stream(
+        self, parser: Parser, reason: cython.int, timestamp_ns: cython.longlong
+    ) -> cython.int:
+        return 0
+
+
+@cython.cclass
+class Parser(Consumer):
+    """Reads one direction; tells `listener`. `role`: REQUEST, RESPONSE, or EITHER until the bytes have told.
+
+    recognised: at least one message start was seen. answers_09: the other side sent an HTTP/0.9 request, so bytes that
+    are no status line are its answer. position_seq: sequence number after the last byte read.
+    """
+
+    def __init__(self, limits: Limits, listener: Listener, role: cython.int) -> None:
+        self.limits = limits
+        self.listener = listener
+        self.role = role
+        self.state = _START
+        self.message = None
+        self.remaining = 0
+        self.position_seq = -1
+        self.searched = 0
+        self.recognised = False
+        self.answers_09 = False
+        self.after_gap = False
+        self.tunnel_follows = False
+        self.pending = None
+        self.scanned = 0
+        # of the bytes now read: sequence number of the first; up to `boundary` they came earlier, with other ack and time
+        self.seq = self.boundary = 0
+        self.old_ack = self.old_ns = self.ack = self.now_ns = 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_data(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, seq: cython.longlong,
+        ack: cython.longlong, timestamp_ns: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        size: cython.Py_ssize_t = end - start
+        self.position_seq = advance(seq, size)
+        if (self.state == _BODY and size < self.remaining) or self.state == _UNTIL_CLOSE:
+            self.remaining -= size
+            self.now_ns = timestamp_ns
+            return self._body(buffer.view, start, end)
+        if self.state == _TUNNEL:
+            self.limits.tunnel_bytes += size
+            return 0
+        return self._feed(bytes(buffer.view[start:end]), seq, ack, timestamp_ns)
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_gap(self, length: cython.longlong, timestamp_ns: cython.longlong, cut: cython.bint) -> cython.int:
+        """Inside a body of known length the framing goes on; anywhere else the next message start is searched."""
+        message: Message = self.message
+        if self.position_seq >= 0:
+            self.position_seq = advance(self.position_seq, length)
+        if self.state == _TUNNEL or self.state == _AFTER_09:
+            return 0
+        self.now_ns = timestamp_ns
+        if message is not None:
+            message.gap_bytes += length
+            message.cut = message.cut or cut
+            message.last_ns = timestamp_ns
+            if message.decoder is not None:
+                message.decoder.finish()  # what follows the gap cannot be decoded
+            message.keep = False
+            if self.state == _UNTIL_CLOSE or (self.state == _BODY and length <= self.remaining):
+                message.body_bytes += length
+                message.wire_bytes += length
+                self.remaining -= length
+                if self.state == _BODY and self.remaining == 0:
+                    self._body_done()
+                return 0
+            if self.state == _BODY:
+                message.body_bytes += self.remaining
+            self._end(_TRUNCATED if cut else _GAP)
+        elif self.pending is not None and self.state == _HEAD:
+            self._partial_head(_TRUNCATED if cut else _GAP, length)
+        self._lose()
+        self.after_gap = True
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_close(self, reason: cython.int, timestamp_ns: cython.longlong) -> cython.int:
+        self.now_ns = timestamp_ns
+        if self.message is not None:
+            self._end(0 if reason == 0 and self.state == _UNTIL_CLOSE else _BY_CLOSE[reason])
+        elif self.pending is not None and self.state == _HEAD:
+            self._partial_head(_BY_CLOSE[reason], 0)
+        self._skip_pending()
+        if self.listener is not None:
+            self.listener.on_end_of_stream(self, reason, timestamp_ns)
+            self.listener = None
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def proceed(self, tunnel: cython.bint) -> cython.int:
+        """The answer is known: what follows the current message is a tunnel, or HTTP as before."""
+        held: bytes
+        if tunnel:
+            if self.message is not None:
+                self.tunnel_follows = True
+                return 0
+            self.state = _TUNNEL
+            if self.pending is not None:
+                self.limits.pending_bytes -= len(self.pending)
+                self.limits.tunnel_bytes += len(self.pending)
+                self.pending = None
+        elif self.state == _HOLD:
+            self.state = _START
+            if self.pending is not None:
+                held = bytes(self.pending)
+                self.limits.pending_bytes -= len(held)
+                self.pending = None
+                self._feed(held, self.seq, self.old_ack, self.old_ns)
+        return 0
+
+    # --- the states ---
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _feed(
+        self, data: bytes, seq: cython.longlong, ack: cython.longlong, timestamp_ns: cython.longlong
+    ) -> cython.int:
+        """Reads a copy of the next bytes, after those that are pending; what cannot be read yet becomes pending."""
+        at: cython.Py_ssize_t = 0
+        to: cython.Py_ssize_t
+        end: cython.Py_ssize_t
+        state: cython.int
+        self.ack = ack
+        self.now_ns = timestamp_ns
+        if self.pending is None:
+            self.seq = seq
+            self.boundary = 0
+        else:
+            to = len(self.pending)
+            self.pending += data
+            self.limits.pending_bytes += len(data)
+            if self.state == _HEAD and self.scanned > 0 and to + len(data) <= self.limits.max_head_bytes:
+                if b"\n" not in data:
+                    return 0
+            data = bytes(self.pending)
+            self.limits.pending_bytes -= len(data)
+            self.pending = None
+            self.boundary = to
+        end = len(data)
+        while at < end:
+            state = self.state
+            if state == _START:
+                to = at
+                while to < end and (data[to] == 13 or data[to] == 10):
+                    to += 1
+                self.limits.framing_bytes += to - at
+                if to < end:
+                    self.state = _HEAD
+                    self.scanned = 0
+            elif state == _HEAD:
+                to = self._head(data, at)
+            elif state == _BODY:
+                to = end if end - at < self.remaining else at + self.remaining
+                self.remaining -= to - at
+                self._body(data, at, to)
+                if self.remaining == 0:
+                    self._body_done()
+            elif state == _UNTIL_CLOSE:
+                self._body(data, at, end)
+                to = end
+            elif state == _CHUNK_SIZE:
+                to = self._chunk_size(data, at)
+            elif state == _CHUNK_END:
+                to = self._chunk_end(data, at)
+            elif state == _TRAILERS:
+                to = self._trailers(data, at)
+            elif state == _HOLD:
+                to = -1
+                if end - at > self.limits.max_head_bytes:
+                    self.state = _TUNNEL
+                    to = at
+            elif state == _TUNNEL:
+                self.limits.tunnel_bytes += end - at
+                to = end
+            elif state == _AFTER_09:
+                self.limits.skipped_bytes += end - at
+                to = end
+            else:
+                to = self._search(data, at)
+            if to < 0:  # more is needed
+                break
+            at = to
+        if at < end:
+            self.pending = bytearray(data[at:])
+            self.limits.pending_bytes += end - at
+            if at >= self.boundary:
+                self.old_ack = ack
+                self.old_ns = timestamp_ns
+            self.seq = advance(self.seq, at)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _head(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """Returns where the head that starts at `at` ends, `at` itself in another state, or -1: more is needed."""
+        verdict: cython.int
+        stop: cython.Py_ssize_t
+        other: cython.Py_ssize_t
+        if self.scanned == 0:
+            verdict = self._plausible(data, at)
+            if verdict == 0:
+                return -1
+            if verdict < 0:
+                self._lose()
+                return at
+            if verdict == 2:
+                return self._take_09(data, at)
+        stop = data.find(b"\n\r\n", at + self.scanned)
+        other = data.find(b"\n\n", at + self.scanned, len(data) if stop < 0 else stop)
+        if other >= 0:
+            stop = other + 2
+        elif stop >= 0:
+            stop += 3
+        else:
+            if len(data) - at > self.limits.max_head_bytes:
+                self.limits.heads_too_large += 1
+                self._take_head(data[at:], at, _MALFORMED)
+                self._lose()
+                return len(data)
+            self.scanned = len(data) - at - 2 if len(data) - at > 3 else 1
+            return -1
+        self._take_head(data[at:stop], at, 0)
+        return stop
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _plausible(self, data: bytes, at: cython.Py_ssize_t) -> cython.int:
+        """1: a message starts here; 2: an HTTP/0.9 one; 0: more bytes are needed to say; -1: none. Settles the role."""
+        end: cython.Py_ssize_t = len(data)
+        i: cython.Py_ssize_t = at
+        verdict: cython.int = 1
+        prefix: bytes
+        if self.role != _REQUEST:
+            prefix = data[at : at + 5]
+            if prefix == b"HTTP/":
+                if self.role == _EITHER:
+                    self.role = _RESPONSE
+                    self.listener.on_role(self)
+                self.recognised = True
+                return 1
+            if self.answers_09:
+                return 2
+            if b"HTTP/".startswith(prefix):
+                return 0
+            if self.role == _RESPONSE:
+                return -1
+        while i < end and _IS_TOKEN[data[i]]:
+            i += 1
+        if i - at > _MAX_METHOD:
+            return -1
+        if i == end:
+            return 0
+        if i == at or (data[i] != 32 and data[i] != 9):
+            return -1
+        i = data.find(b"\n", i)
+        if i < 0:
+            return 0 if end - at <= _MAX_LINE else -1
+        if not (data[i - 10 : i] == b" HTTP/1.1\r" and i - at > 12) and _REQUEST_LINE.match(data, at, i) is None:
+            if self.recognised or self.state == _LOST or _LINE_09.match(data, at, i) is None:
+                return -1
+            verdict = 2
+        if self.role == _EITHER:
+            self.role = _REQUEST
+            self.listener.on_role(self)
+        self.recognised = True
+        return verdict
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _take_09(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """An HTTP/0.9 request is one line, its answer all that comes (RFC 1945 section 4.1)."""
+        message: Message
+        end: cython.Py_ssize_t
+        message = self._begin(at)
+        message.version = 9
+        self.recognised = True
+        if self.role == _REQUEST:
+            end = data.find(b"\n", at)
+            message.head = data[at : end + 1]
+            message.headers_start = end + 1 - at
+            message.method = b"GET"
+            message.target = _LINE_09.match(data, at, end).group(1)
+            message.wire_bytes = end + 1 - at
+            self.limits.head_bytes += end + 1 - at
+            self.limits.requests += 1
+            self.listener.on_head(self, message)
+            self._end(0)
+            self.state = _AFTER_09
+            return end + 1
+        self.limits.responses += 1
+        self.listener.on_head(self, message)
+        self._open_body(message)
+        self.state = _UNTIL_CLOSE
+        return at
+
+    @cython.cfunc
+    def _begin(self, at: cython.Py_ssize_t) -> Message:
+        """A new message, whose first byte lies at `at` of the bytes now read."""
+        message: Message = Message(self.role)
+        message.seq = advance(self.seq, at)
+        message.ack = self.old_ack if at < self.boundary else self.ack
+        message.first_ns = self.old_ns if at < self.boundary else self.now_ns
+        message.last_ns = self.now_ns
+        self.message = message
+        self.searched = 0
+        self.after_gap = False
+        self.scanned = 0
+        return message
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _take_head(self, head: bytes, at: cython.Py_ssize_t, reason: cython.int) -> cython.int:
+        """A head, whole (reason 0) or as far as it came: reads it, tells the listener, and decides the framing."""
+        message: Message = self._begin(at)
+        end: cython.Py_ssize_t = head.find(b"\n")
+        hint: cython.int
+        sound: cython.bint
+        if end < 0:
+            end = len(head)
+        message.head = head
+        message.wire_bytes = len(head)
+        self.limits.head_bytes += len(head)
+        message.headers_start = end + 1
+        if self.role == _REQUEST:
+            self._request_line(message, head, end)
+            self.limits.requests += 1
+        else:
+            if not self._status_line(message, head, end):
+                reason = _MALFORMED
+            if 100 <= message.status < 200 and message.status != 101:
+                self.limits.informational += 1
+            else:
+                self.limits.responses += 1
+        sound = self._fields(message, head)
+        hint = self.listener.on_head(self, message)
+        if reason != 0:
+            self._end(reason)
+            if reason == _MALFORMED:
+                self._lose()
+            return 0
+        if self.role == _REQUEST:
+            if message.chunked:
+                self.state = _CHUNK_SIZE
+            elif message.content_length > 0:
+                self.remaining = message.content_length
+                self.state = _BODY
+            elif not sound:
+                self._end(_MALFORMED)
+                return self._lose()
+            else:
+                self._end(0)
+                if message.method == b"CONNECT" and not self.tunnel_follows:
+                    self.state = _HOLD
+                return 0
+        else:
+            if message.status == 101 or (hint == 2 and 200 <= message.status < 300):
+                self._end(0)
+                self.state = _TUNNEL
+                return 0
+            if hint == 1 or message.status < 200 or message.status == 204 or message.status == 304:
+                return self._end(0)
+            if message.chunked:
+                self.state = _CHUNK_SIZE
+            elif message.content_length == 0:
+                return self._end(0)
+            elif message.content_length > 0:
+                self.remaining = message.content_length
+                self.state = _BODY
+            else:
+                message.framed_by_close = True
+                self.state = _UNTIL_CLOSE
+        return self._open_body(message)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _partial_head(self, reason: cython.int, length: cython.longlong) -> cython.int:
+        """The pending begin of a head, which will not get any longer, is a message if it says of what kind it is."""
+        head: bytes = bytes(self.pending)
+        certain: cython.bint
+        if self.role == _RESPONSE:
+            certain = _CERTAIN_RESPONSE.match(head) is not None
+        else:
+            certain = _LIKELY_REQUEST.match(head) is not None or (
+                self.role == _REQUEST and self.scanned > 0 and self.recognised
+            )
+        if not certain:
+            return 0
+        if self.role == _EITHER:
+            self.role = _REQUEST
+            self.listener.on_role(self)
+        self.recognised = True
+        self.limits.pending_bytes -= len(head)
+        self.pending = None
+        self.boundary = len(head)
+        self._take_head(head, 0, reason)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _body_done(self) -> cython.int:
+        """All of a body of known length, or of a chunk, is there."""
+        if self.message.chunked:
+            self.state = _CHUNK_END
+            return 0
+        return self._end(0)
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _chunk_size(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """A chunk's size line; extensions are skipped (RFC 9112 section 7.1)."""
+        end: cython.Py_ssize_t = data.find(b"\n", at)
+        i: cython.Py_ssize_t = at
+        size: cython.longlong = 0
+        digits: cython.int = 0
+        c: cython.int
+        if end < 0:
+            if len(data) - at <= _MAX_CHUNK_LINE:
+                return -1
+            self._end(_MALFORMED)
+            self._lose()
+            return at
+        while i < end and (data[i] == 32 or data[i] == 9):
+            i += 1
+        while i < end:
+            c = data[i]
+            if 48 <= c <= 57:
+                c -= 48
+            elif 97 <= c <= 102:
+                c -= 87
+            elif 65 <= c <= 70:
+                c -= 55
+            else:
+                break
+            if size >= 1 << 24 and digits > 12:
+                digits = 99
+                break
+            size = size * 16 + c
+            if size > 0 or digits == 0:
+                digits += 1
+            i += 1
+        while i < end and (data[i] == 32 or data[i] == 9 or data[i] == 13):
+            i += 1
+        if digits == 0 or digits > 15 or (i < end and data[i] != 59):
+            self._end(_MALFORMED)
+            self._lose()
+            return at
+        self.limits.framing_bytes += end + 1 - at
+        self.message.wire_bytes += end + 1 - at
+        self.message.last_ns = self.now_ns
+        self.remaining = size
+        self.state = _BODY if size > 0 else _TRAILERS
+        self.scanned = 0
+        return end + 1
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _chunk_end(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """The line end after a chunk's bytes."""
+        size: cython.Py_ssize_t = 1
+        if data[at] == 13:
+            if at + 1 == len(data):
+                return -1
+            size = 2
+        if data[at + size - 1] != 10:
+            self._end(_MALFORMED)
+            self._lose()
+            return at
+        self.limits.framing_bytes += size
+        self.message.wire_bytes += size
+        self.state = _CHUNK_SIZE
+        return at + size
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _trailers(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """Field lines up to an empty line: the end of a chunked message."""
+        end: cython.Py_ssize_t = data.find(b"\n", at)
+        if end < 0:
+            if len(data) - at <= self.limits.max_head_bytes:
+                return -1
+            self._end(_MALFORMED)
+            self._lose()
+            return at
+        self.limits.framing_bytes += end + 1 - at
+        self.message.wire_bytes += end + 1 - at
+        self.message.last_ns = self.now_ns
+        self.scanned += end + 1 - at
+        if end == at or (end == at + 1 and data[at] == 13):
+            self._end(0)
+        elif self.scanned > self.limits.max_head_bytes:
+            self._end(_MALFORMED)
+            self._lose()
+        return end + 1
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _search(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """LOST: returns where the next certain message starts (now HEAD); -1: only an unfinished line is left."""
+        found: cython.Py_ssize_t = -1
+        keep: cython.Py_ssize_t = len(data)
+        line: cython.Py_ssize_t
+        likely: cython.bint = False
+        if self.after_gap:
+            if self.role != _RESPONSE:
+                likely = _LIKELY_REQUEST.match(data, at) is not None
+            if likely:
+                found = at
+            elif len(data) - at < _LIKELY_BYTES:
+                return -1
+            else:
+                self.after_gap = False
+        if found < 0 and self.role != _RESPONSE:
+            match = _CERTAIN_REQUEST.search(data, at)
+            if match is not None:
+                found = match.start()
+            line = data.rfind(b"\n", at) + 1
+            keep = line if line > at else at
+            if len(data) - keep > _LINE_TAIL:
+                keep = len(data) - _LINE_TAIL
+        if not likely and self.role != _REQUEST:
+            match = _CERTAIN_RESPONSE.search(data, at)
+            if match is not None and (found < 0 or match.start() < found):
+                found = match.start()
+            line = len(data) - _STATUS_TAIL if len(data) - _STATUS_TAIL > at else at
+            if line < keep:
+                keep = line
+        if found >= 0:
+            self.limits.skipped_bytes += found - at
+            self.limits.resyncs += 1
+            self.state = _HEAD
+            self.scanned = 0
+            if likely:
+                self.scanned = 1
+                self.recognised = True
+                if self.role == _EITHER:
+                    self.role = _REQUEST
+                    self.listener.on_role(self)
+            return found
+        self.limits.skipped_bytes += keep - at
+        self.searched += keep - at
+        if keep > at:
+            if not self.recognised and self.searched > self.limits.search_bytes:
+                self.listener.on_lost(self)
+            return keep
+        return -1
+
+    # --- reading heads ---
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _request_line(self, message: Message, head: bytes, end: cython.Py_ssize_t) -> cython.int:
+        """method SP target SP version, as far as they are there."""
+        space: cython.Py_ssize_t = head.find(b" ", 0, end)
+        if space > 0 and end > 11 and head[end - 10 : end - 2] == b" HTTP/1." and head[end - 1] == 13 and space < end - 10:
+            message.method = head[:space]
+            message.target = head[space + 1 : end - 10].strip(b" \t")
+            message.version = 11 if head[end - 2] == 49 else (10 if head[end - 2] == 48 else 0)
+            return 0
+        match = _REQUEST_LINE.match(head, 0, end)
+        if match is not None:
+            message.method, message.target, major, minor = match.groups()
+            if major == b"1" and (minor == b"1" or minor == b"0"):
+                message.version = 11 if minor == b"1" else 10
+            return 0
+        parts = head[:end].split(None, 2)  # cut short
+        if parts:
+            message.method = parts[0]
+        if len(parts) > 1:
+            message.target = parts[1]
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _status_line(self, message: Message, head: bytes, end: cython.Py_ssize_t) -> cython.bint:
+        """version SP status SP reason. False where there is no status to be had."""
+        match = _STATUS.match(head, 0, end)
+        if match is None:
+            return False
+        major, minor, status, reason = match.groups()
+        message.status = int(status)
+        message.reason = reason.rstrip()
+        if major == b"1" and (minor == b"1" or minor == b"0"):
+            message.version = 11 if minor == b"1" else 10
+        return message.status >= 100
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _fields(self, message: Message, head: bytes) -> cython.bint:
+        """What framing and the record want to know of the fields. False where the framing is not to be trusted."""
+        index: HeaderIndex = self.limits.index
+        count: cython.int = index.scan(head, message.headers_start)
+        i: cython.int
+        h: cython.int
+        value: bytes
+        length: cython.longlong
+        sound: cython.bint = True
+        if index.overflow:
+            self.limits.headers_overflow += 1
+        for i in range(count):
+            h = index.name_hash(i)
+            if h == _CONTENT_LENGTH:
+                if index.name(head, i) == b"content-length":
+                    value = index.value(head, i)
+                    length = -1
+                    if value.isdigit() and len(value) < 19:
+                        length = int(value)
+                    elif _LENGTHS.match(value) is not None:  # a list: sound where all are the same
+                        parts = {int(part) for part in value.split(b",")}
+                        if len(parts) == 1:
+                            length = parts.pop()
+                    if length < 0 or (message.content_length >= 0 and message.content_length != length):
+                        sound = False
+                    else:
+                        message.content_length = length
+            elif h == _TRANSFER_ENCODING:
+                if index.name(head, i) == b"transfer-encoding":
+                    value = index.value(head, i).lower()
+                    message.chunked = value.rpartition(b",")[2].strip(b" \t\r\n") == b"chunked"
+                    if not message.chunked:
+                        sound = False
+                        message.framed_by_close = True
+            elif h == _CONTENT_TYPE:
+                if message.content_type is None and index.name(head, i) == b"content-type":
+                    message.content_type = index.value(head, i)
+            elif h == _CONTENT_ENCODING:
+                if index.name(head, i) == b"content-encoding":
+                    value = index.value(head, i).lower()
+                    message.content_encoding = (
+                        value if message.content_encoding is None else message.content_encoding + b"," + value
+                    )
+            elif h == _HOST:
+                if message.host is None and index.name(head, i) == b"host":
+                    message.host = index.value(head, i)
+            elif h == _USER_AGENT:
+                if message.user_agent is None and index.name(head, i) == b"user-agent":
+                    message.user_agent = index.value(head, i)
+            elif h == _REFERER:
+                if message.referer is None and index.name(head, i) == b"referer":
+                    message.referer = index.value(head, i)
+        if message.chunked or message.framed_by_close:
+            message.content_length = -1  # Transfer-Encoding overrides Content-Length (RFC 9112 section 6.3)
+        return sound
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _open_body(self, message: Message) -> cython.int:
+        """Decides whether the content is kept, and how it is decoded."""
+        limits: Limits = self.limits
+        if not limits.wanted(message.content_type):
+            return 0
+        message.keep = True
+        if message.content_encoding is not None:
+            codings = [coding.strip().decode("latin-1") for coding in message.content_encoding.split(b",")]
+            codings = [coding for coding in codings if coding and coding != "identity"]
+            if codings:
+                message.decoder = ContentDecoder(
+                    codings, max_kept_bytes=limits.max_kept_bytes, max_decoded_bytes=limits.max_decoded_bytes,
+                    max_ratio=limits.max_ratio,
+                )  # fmt: skip
+                return 0
+        message.kept = bytearray()
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _body(self, data: object, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+        """Body bytes data[start:end], transfer-decoded; data: bytes or a memoryview."""
+        message: Message = self.message
+        size: cython.Py_ssize_t = end - start
+        room: cython.Py_ssize_t
+        message.body_bytes += size
+        message.wire_bytes += size
+        message.last_ns = self.now_ns
+        self.limits.body_bytes += size
+        if message.keep:
+            if message.decoder is not None:
+                message.decoder.feed(bytes(data[start:end]))
+            else:
+                room = self.limits.max_kept_bytes - len(message.kept)
+                if room >= size:
+                    message.kept += data[start:end]
+                elif room > 0:
+                    message.kept += data[start : start + room]
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _end(self, reason: cython.int) -> cython.int:
+        message: Message = self.message
+        self.message = None
+        self.state = _START
+        if reason == 0 and message.gap_bytes > 0:
+            reason = _TRUNCATED if message.cut else _GAP
+        message.incomplete = reason
+        message.ended = reason == 0
+        if message.decoder is not None:
+            message.decoder.finish()
+            if message.decoder.failure:
+                self.limits.decoding_failures += 1
+        self.listener.on_end(self, message)
+        if self.tunnel_follows:
+            self.state = _TUNNEL
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _lose(self) -> cython.int:
+        """Not at a message start any more."""
+        self._skip_pending()
+        if self.state != _TUNNEL:
+            self.state = _LOST
+            self.listener.on_lost(self)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _skip_pending(self) -> cython.int:
+        if self.pending is not None:
+            self.limits.pending_bytes -= len(self.pending)
+            if self.state == _HOLD:
+                self.limits.tunnel_bytes += len(self.pending)
+            else:
+                self.limits.skipped_bytes += len(self.pending)
+            self.pending = None
+        return 0

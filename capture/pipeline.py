@@ -1,0 +1,125 @@
+"""The only module that knows every stage: makes them, runs the loop, keeps the clock.
+
+    source -> decode -> (defrag) -> connection/reassembly -> http parser -> exchange -> encode -> sink
+"""
+
+import time
+from collections.abc import Callable
+
+from ..config.settings import Settings
+from .connection import ConnectionTable
+from .decode import Decoder
+from .defrag import Defragmenter
+from .encode import Encoder
+from .frame_loop import FrameLoop
+from .http.exchange import Exchange, HttpApplication
+from .http.parser import Limits
+from .reassembly import Reassembly
+from .sink import Sink
+from .source import EndOfInput, Source
+from .stats import Ledger, ledger
+
+READ_SECONDS = 0.1
+KEEP = {"none": 0, "text": 1, "all": 2}
+NS = 1_000_000_000
+
+
+class Pipeline:
+    """All stages of one run. `run()` once, then `finish()` once, then `ledger()`."""
+
+    def __init__(
+        self, settings: Settings, source: Source, sink: Sink, *, hostname: str, version: str, instance: str
+    ) -> None:
+        self.settings = settings
+        self.source = source
+        self.sink = sink
+        self.finished = False
+        self.limits = Limits(
+            max_head_bytes=settings.http.max_head_bytes,
+            max_headers=settings.http.max_headers,
+            search_bytes=settings.http.search_bytes,
+            keep=KEEP[settings.body.keep],
+            max_kept_bytes=settings.body.max_kept_bytes,
+            max_decoded_bytes=settings.body.max_decoded_bytes,
+            max_ratio=settings.body.max_ratio,
+        )
+        self.application = HttpApplication(
+            self.limits, self._deliver, max_outstanding=settings.http.max_outstanding
+        )
+        tcp = settings.tcp
+        self.connections = ConnectionTable(
+            self.application,
+            Reassembly(tcp.max_buffered_bytes, tcp.max_buffered_bytes_per_direction),
+            max_connections=tcp.max_connections,
+            reorder_ns=int(tcp.reorder_seconds * NS),
+            handshake_timeout_ns=int(tcp.handshake_timeout_seconds * NS),
+            idle_timeout_ns=int(tcp.idle_timeout_seconds * NS),
+            closing_timeout_ns=int(tcp.closing_timeout_seconds * NS),
+        )
+        self.decoder = Decoder()
+        self.defragmenter = Defragmenter(settings.defrag)
+        matches = None
+        if settings.source.filter and not source.live:
+            from .source.bpf import ReplayFilter
+
+            matches = ReplayFilter(settings.source.filter).matches
+        self.loop = FrameLoop(self.decoder, self.defragmenter, self.connections, matches)
+        self.encoder = Encoder(
+            hostname=hostname,
+            interface=settings.source.iface[0] if source.live else None,
+            version=version,
+            instance=instance,
+            max_headers=settings.http.max_headers,
+            key=settings.record.key,
+            redact=settings.record.redact,
+            redact_headers=settings.record.redact_headers,
+            redact_names=settings.record.redact_names,
+            keep_unknown=settings.body.keep == "all",
+        )
+
+    def _deliver(self, exchange: Exchange) -> None:
+        encoder = self.encoder
+        value = encoder.encode(exchange)
+        self.sink.send(encoder.key, value, encoder.headers, encoder.timestamp_ms)
+
+    def run(self, stopped: Callable[[], bool], each_block: Callable[[], None] = lambda: None) -> None:
+        """Reads until the end of the input or until `stopped()`. Raises what source and sink raise."""
+        source, sink, loop = self.source, self.sink, self.loop
+        while not stopped():
+            try:
+                block = source.read(READ_SECONDS)
+            except EndOfInput:
+                return
+            loop.run(block)
+            if source.live and not block.count:
+                self.connections.tick(time.time_ns())
+            self.defragmenter.tick(self.connections.now_ns)
+            sink.poll()
+            each_block()
+
+    def finish(self) -> int:
+        """Closes the source, records what is unfinished, flushes the sink within its limit and closes it.
+
+        Returns the number of records that were not delivered. Errors of the sink are in its counters by now."""
+        self.source.close()
+        self.connections.shutdown()
+        self.sink.flush(self.settings.kafka.flush_timeout_seconds)
+        self.sink.close()
+        self.finished = True
+        stats = self.sink.stats()
+        return stats.records - stats.delivered
+
+    def ledger(self) -> Ledger:
+        """What came in and what became of it, at this moment."""
+        return ledger(
+            live=self.source.live,
+            source=self.source.stats(),
+            loop=self.loop,
+            decoder=self.decoder,
+            defragmenter=self.defragmenter,
+            connections=self.connections,
+            limits=self.limits,
+            application=self.application,
+            sink=self.sink.stats(),
+            finished=self.finished,
+        )

@@ -1,0 +1,207 @@
+"""The record: one JSON document per exchange. These types are the authority; encode.py writes the bytes.
+
+Names are those of the Elastic Common Schema; what it lacks is under `http_capture`. A test reads every golden record
+back into these types, strictly, and validates it against the JSON Schema that `http-capture schema` prints.
+"""
+
+import json
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = "1.0"
+"""Version of the schema. A change that breaks a reader changes the part before the dot."""
+
+PRODUCT = "http-capture"
+REDACTED = b"REDACTED"
+
+IncompleteReason = Literal[
+    "no_request", "no_response", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed"
+]
+Headers = dict[str, list[str]]
+"""Lower-case field name -> its values in the order on the wire."""
+
+
+class _Part(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of all parts of a record: an unknown field is an error, an absent one is left out."""
+
+
+class Event(_Part):
+    """`id` is the same in every copy of a record: a hash of addresses, ports, sequence number and head."""
+
+    id: str
+    start: str
+    end: str
+    duration: int
+    outcome: Literal["success", "failure", "unknown"]
+    dataset: Literal["http"]
+
+
+class Endpoint(_Part):
+    """One end of the connection; `bytes`: of the message that it sent, as on the wire."""
+
+    ip: str
+    port: int
+    bytes: int
+
+
+class Vlan(_Part):
+    id: str
+
+
+class InnerNetwork(_Part):
+    vlan: Vlan
+
+
+class Network(_Part):
+    type: Literal["ipv4", "ipv6"]
+    transport: Literal["tcp"]
+    protocol: Literal["http"]
+    community_id: str
+    vlan: Vlan | None = None
+    inner: InnerNetwork | None = None
+
+
+class Url(_Part):
+    """`original` is the request target as on the wire; the other parts are there as far as it and Host tell them."""
+
+    original: str
+    full: str | None = None
+    scheme: str | None = None
+    domain: str | None = None
+    port: int | None = None
+    path: str | None = None
+    query: str | None = None
+
+
+class Body(_Part):
+    """bytes: length without chunk framing, still content-encoded: true also where less is kept. decoded_bytes: after
+    content decoding, where there was one. content: as the settings allow, `text` (UTF-8) or `base64`; truncated: it is
+    shorter than the body."""
+
+    bytes: int
+    decoded_bytes: int | None = None
+    content: str | None = None
+    encoding: Literal["text", "base64"] | None = None
+    truncated: bool = False
+
+
+class Request(_Part):
+    method: str
+    headers: Headers
+    body: Body
+    referrer: str | None = None
+    mime_type: str | None = None
+
+
+class Informational(_Part):
+    """A 1xx answer that came before the response."""
+
+    status_code: int
+    reason: str
+    headers: Headers
+
+
+class Response(_Part):
+    """An HTTP/0.9 response has neither status_code nor reason."""
+
+    headers: Headers
+    body: Body
+    status_code: int | None = None
+    reason: str | None = None
+    informational: list[Informational] | None = None
+
+
+class Http(_Part):
+    version: Literal["0.9", "1.0", "1.1", "2"] | None = None
+    request: Request | None = None
+    response: Response | None = None
+
+
+class UserAgent(_Part):
+    original: str
+
+
+class Interface(_Part):
+    name: str
+
+
+class Ingress(_Part):
+    interface: Interface
+
+
+class Observer(_Part):
+    hostname: str
+    version: str
+    product: Literal["http-capture"]
+    ingress: Ingress | None = None
+
+
+class Error(_Part):
+    message: str
+
+
+class Timing(_Part):
+    """In ns. connect: the TCP handshake, in the first record of a connection only; request: its first to its last
+    byte; wait: from then to the first byte of the response; response: its first to its last byte."""
+
+    connect: int | None = None
+    request: int | None = None
+    wait: int | None = None
+    response: int | None = None
+
+
+class HttpCapture(_Part):
+    complete: bool
+    gap_bytes: int
+    retransmitted_bytes: int
+    pipeline_index: int
+    midstream: bool
+    timing: Timing
+    instance: str
+    schema: str
+    incomplete_reason: IncompleteReason | None = None
+
+
+class Record(_Part):
+    timestamp: str = msgspec.field(name="@timestamp")
+    event: Event
+    source: Endpoint
+    destination: Endpoint
+    network: Network
+    http: Http
+    observer: Observer
+    http_capture: HttpCapture
+    url: Url | None = None
+    user_agent: UserAgent | None = None
+    error: Error | None = None
+
+
+MESSAGES = {
+    "no_request": "the request was not seen",
+    "no_response": "no response was seen",
+    "gap": "bytes are missing from the capture",
+    "truncated_capture": "the frames were captured in part only (snap length)",
+    "closed": "the connection was closed before the end of the message",
+    "timeout": "nothing more was seen for too long",
+    "evicted": "given up to keep within the limits on memory",
+    "shutdown": "the capture ended before the end of the exchange",
+    "malformed": "the message does not follow HTTP/1.x",
+}
+"""incomplete_reason -> `error.message`."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a record."""
+    (schema,), components = msgspec.json.schema_components([Record], ref_template="#/$defs/{name}")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:http-capture:record:{SCHEMA}",
+        "title": "http-capture record",
+        **schema,
+        "$defs": components,
+    }
+
+
+def json_schema_text() -> str:
+    return json.dumps(json_schema(), indent=2)

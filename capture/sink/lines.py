@@ -1,0 +1,287 @@
+"""Records as JSON lines, to standard output or a file; and the sink that only counts.
+
+A line is a value and a newline; key, headers and timestamp are in the value already. Lines are collected and written in
+blocks, at the latest at the first `poll()` after 100 ms.
+
+Standard output
+- For a replay, a slow reader slows the run down, without a limit. For a NIC, up to 64 MiB wait for the reader and
+  what exceeds them is undelivered, `queue_full`.
+- A reader that has gone (`| head -1`) is a request to stop, as for other filters: `poll()` and `flush()` raise
+  ReaderGone, whose exit code is 0 and which is not to be printed. What it did not read is undelivered, `reader_gone`.
+
+A file
+- Appended to, created with mode 0600, in a folder that exists; locked, so that two runs do not mix their lines.
+- It holds whole lines only: where a write fails half-way the file is cut back to its last whole line. A partial line
+  that something else left at its end is ended with a newline first.
+- A write that fails counts its records as undelivered: no_space, too_large (the limit of a file's size) or io_error.
+  A replay then ends: `poll()` raises UndeliveredError. For a NIC the next block is tried again.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import select
+import stat
+import sys
+import time
+from collections import deque
+
+from ..errors import NotPermittedError, UndeliveredError, UsageError
+from . import SinkStats
+
+log = logging.getLogger("http_capture.sink")
+
+BLOCK_BYTES = 256 << 10
+WAITING_BYTES = 64 << 20
+DELAY_SECONDS = 0.1
+REPEAT_SECONDS = 60.0
+REASONS = {
+    errno.EPIPE: "reader_gone",
+    errno.ECONNRESET: "reader_gone",
+    errno.ENOSPC: "no_space",
+    errno.EDQUOT: "no_space",
+    errno.EFBIG: "too_large",
+}
+
+
+class ReaderGone(UndeliveredError):
+    """Whoever read standard output has closed it: stop, say nothing."""
+
+    exit_code = 0
+
+
+class Null:
+    """Counts records and keeps none."""
+
+    def __init__(self) -> None:
+        self._stats = SinkStats()
+
+    def send(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]], timestamp_ms: int) -> None:
+        self._stats.records += 1
+        self._stats.delivered += 1
+        self._stats.bytes += len(value)
+
+    def poll(self) -> None:
+        pass
+
+    def flush(self, timeout_seconds: float) -> int:
+        return 0
+
+    def stats(self) -> SinkStats:
+        return SinkStats(self._stats.records, self._stats.bytes, self._stats.delivered)
+
+    def close(self) -> None:
+        pass
+
+
+class Lines:
+    """Writes values, one a line, to a file descriptor; `delivered` counts what the kernel has taken, whole lines only.
+
+    `name` is for messages. `owned`: close() closes the descriptor.
+    """
+
+    def __init__(self, descriptor: int, name: str, *, live: bool, owned: bool = False) -> None:
+        self.waits = not live
+        """A slow reader makes `send()`, `poll()` and `flush()` wait, without a limit of time, as `| less` needs it.
+        Set it to False when a replay is asked to stop."""
+        self._descriptor = descriptor
+        self._name = name
+        self._live = live
+        self._owned = owned
+        self._regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        self._poller = select.poll()
+        if not self._regular:
+            self._poller.register(descriptor, select.POLLOUT)
+        self._buffer = bytearray()
+        self._ends: deque[int] = deque()  # where each record in the buffer ends, plus `_taken`
+        self._taken = 0  # bytes of the records that were written and removed from the buffer
+        self._written = 0  # bytes of the first record in the buffer that the kernel has taken
+        self._unsynced = 0  # records written to a file since it was last made durable
+        self._due = 0.0
+        self._records = 0
+        self._bytes = 0
+        self._delivered = 0
+        self._undelivered: dict[str, int] = {}
+        self._failure: UndeliveredError | None = None
+        self._reason = ""
+        self._logged = -REPEAT_SECONDS
+
+    def send(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]], timestamp_ms: int) -> None:
+        self._records += 1
+        self._bytes += len(value)
+        if self._failure is not None:
+            self._lose(1, self._reason)
+            return
+        buffer = self._buffer
+        if buffer and len(buffer) + len(value) >= WAITING_BYTES:
+            self._write(0.0)
+            if self._failure is not None or len(buffer) + len(value) >= WAITING_BYTES:
+                self._lose(1, self._reason if self._failure is not None else "queue_full")
+                return
+        buffer += value
+        buffer += b"\n"
+        self._ends.append(self._taken + len(buffer))
+        if len(buffer) >= BLOCK_BYTES and (self._regular or self.waits):
+            self._write(0.0)
+
+    def poll(self) -> None:
+        if self._ends:
+            now = time.monotonic()
+            if now >= self._due or len(self._buffer) >= BLOCK_BYTES:
+                self._due = now + DELAY_SECONDS
+                self._write(0.0)
+        if self._failure is not None:
+            raise self._failure
+
+    def flush(self, timeout_seconds: float) -> int:
+        """Returns the records that were not written; for a file, or not made durable. Raises ReaderGone."""
+        self._write(time.monotonic() + timeout_seconds)
+        if self._regular and self._unsynced:
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:  # the kernel does not say which of them are lost
+                self._delivered -= self._unsynced
+                self._fail(error, self._unsynced)
+            self._unsynced = 0
+        if isinstance(self._failure, ReaderGone):
+            raise self._failure
+        return self._records - self._delivered
+
+    def stats(self) -> SinkStats:
+        return SinkStats(self._records, self._bytes, self._delivered, len(self._ends), dict(self._undelivered))
+
+    def close(self) -> None:
+        self._lose(len(self._ends), "closed")
+        self._clear()
+        if self._owned:
+            self._owned = False
+            os.close(self._descriptor)
+
+    def _write(self, until: float) -> None:
+        """Writes the buffer; where the sink does not wait for its reader, what that takes until then (monotonic)."""
+        if not self._ends:
+            return
+        buffer = self._buffer
+        start = self._position() if self._regular else 0
+        try:
+            with memoryview(buffer) as view:
+                while self._written < len(buffer):
+                    if self._regular:
+                        self._written += os.write(self._descriptor, view[self._written :])
+                    elif self._writable(until):
+                        # A pipe that polls as writable takes this many bytes without blocking; O_NONBLOCK would
+                        # change the descriptor for every process that shares it.
+                        self._written += os.write(self._descriptor, view[self._written :][: select.PIPE_BUF])
+                    else:
+                        break
+        except BlockingIOError:  # another process did set O_NONBLOCK, and took the room
+            self._take_whole()
+        except OSError as error:
+            end = start + self._written
+            self._take_whole()
+            if self._regular and self._written:
+                self._cut(end, self._written)
+            lost = len(self._ends)
+            self._clear()
+            self._fail(error, lost)
+        else:
+            self._take_whole()
+
+    def _position(self) -> int:
+        """Where the next write to a regular file goes."""
+        if fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & os.O_APPEND:
+            return os.fstat(self._descriptor).st_size
+        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
+
+    def _cut(self, end: int, partial: int) -> None:
+        """Takes the partial line at the end of a regular file away, if the end is still ours."""
+        try:
+            if os.fstat(self._descriptor).st_size == end:
+                os.ftruncate(self._descriptor, end - partial)
+                os.lseek(self._descriptor, end - partial, os.SEEK_SET)
+        except OSError as error:
+            log.error("cannot cut %s back to its last whole line: %s", self._name, error.strerror)
+
+    def _take_whole(self) -> None:
+        """Counts the records that are written whole and removes them from the buffer."""
+        ends = self._ends
+        taken = self._taken
+        count = 0
+        while ends and ends[0] <= taken + self._written:
+            self._taken = ends.popleft()
+            count += 1
+        del self._buffer[: self._taken - taken]
+        self._written -= self._taken - taken
+        self._delivered += count
+        self._unsynced += count
+
+    def _clear(self) -> None:
+        self._buffer.clear()
+        self._ends.clear()
+        self._written = self._taken = 0
+
+    def _writable(self, until: float) -> bool:
+        """True once something can be written, or the reader has gone, which the write then says."""
+        while not self._poller.poll(0):
+            left = until - time.monotonic()
+            if left <= 0 and not self.waits:
+                return False
+            self._poller.poll(100.0 if self.waits else min(100.0, left * 1000 + 1))
+        return True
+
+    def _fail(self, error: OSError, records: int) -> None:
+        self._reason = REASONS.get(error.errno or 0, "io_error")
+        self._lose(records, self._reason)
+        text = f"cannot write {self._name}: {error.strerror}: {self._delivered} records were written"
+        if self._reason == "reader_gone":
+            self._failure = ReaderGone(text)
+        elif not self._live:
+            self._failure = UndeliveredError(text)
+        elif time.monotonic() - self._logged >= REPEAT_SECONDS:
+            self._logged = time.monotonic()
+            log.error("%s", text)
+
+    def _lose(self, records: int, reason: str) -> None:
+        if records:
+            self._undelivered[reason] = self._undelivered.get(reason, 0) + records
+
+
+def open_stdout(*, live: bool) -> Lines:
+    """Raises UsageError where standard output is closed."""
+    if sys.stdout is None:
+        raise UsageError("standard output is closed: open it, or name another --sink")
+    return Lines(1, "standard output", live=live)
+
+
+def open_file(path: str, *, live: bool) -> Lines:
+    """Raises UsageError for what is no regular file or is written to by another run, NotPermittedError, and
+    UndeliveredError where it cannot be opened for another reason."""
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except PermissionError as error:
+        raise NotPermittedError(f"cannot open {path} for writing: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UndeliveredError(f"cannot open {path} for writing: {reason}") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(f"{path} is not a regular file: use --sink stdout and redirect it")
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{path} is being written by another run: name another file") from None
+        except OSError as error:
+            log.warning("cannot lock %s (%s): see that no other run writes it", path, error.strerror)
+        if status.st_size and os.pread(descriptor, 1, status.st_size - 1) != b"\n":
+            log.warning("%s ends in a partial line: it is ended with a newline and left", path)
+            os.write(descriptor, b"\n")
+    except OSError as error:
+        os.close(descriptor)
+        raise UndeliveredError(f"cannot write {path}: {error.strerror}") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Lines(descriptor, path, live=live, owned=True)

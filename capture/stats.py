@@ -1,0 +1,208 @@
+"""The ledger: what came in, what became of it, and whether the two are equal.
+
+Every frame, segment, byte, message, exchange and record is in exactly one counter of its stage; each stage's input is
+the output of the one before it. `Ledger.imbalances` names every equation that does not hold: a bug of ours, and loss.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .decode import DROPS, Decoder
+from .defrag import Defragmenter
+from .connection import ConnectionTable
+from .frame_loop import FrameLoop
+from .http.exchange import REASONS, HttpApplication
+from .http.parser import Limits
+from .reassembly import CLOSE_REASONS
+from .sink import SinkStats
+from .source import SourceStats
+
+Numbers = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """`sections`: stage -> counter -> number (or reason -> number). `imbalances`: empty where all balances."""
+
+    sections: dict[str, Numbers]
+    imbalances: list[str]
+
+    @property
+    def balanced(self) -> bool:
+        return not self.imbalances
+
+    def as_json(self) -> Numbers:
+        return {**self.sections, "balanced": self.balanced, "imbalances": self.imbalances}
+
+    def as_text(self) -> str:
+        """Lines for a person: a stage each, counters that are not zero."""
+        lines = []
+        for stage, numbers in self.sections.items():
+            shown = [
+                f"{name} {_grouped(value)}" for name, value in numbers.items() if value or name in _ALWAYS.get(stage, ())
+            ]
+            lines.append(f"  {stage:<12} {', '.join(shown) if shown else 'none'}")
+        lines.append("  balanced     " + ("yes" if self.balanced else "NO: " + "; ".join(self.imbalances)))
+        return "\n".join(lines)
+
+
+_ALWAYS = {"frames": ("read",), "exchanges": ("total",), "records": ("total", "delivered")}
+
+
+def _grouped(value: object) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {_grouped(number)}" for name, number in value.items() if number) + ")"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def ledger(
+    *, live: bool, source: SourceStats, loop: FrameLoop, decoder: Decoder, defragmenter: Defragmenter,
+    connections: ConnectionTable, limits: Limits, application: HttpApplication, sink: SinkStats, finished: bool = True,
+) -> Ledger:  # fmt: skip
+    """Adds everything up. `finished`: nothing is in flight any more, so what is begun must also be ended."""
+    imbalances: list[str] = []
+
+    def equal(what: str, left: int, right: int) -> None:
+        if left != right:
+            imbalances.append(f"{what}: {left:,} is not {right:,} ({left - right:+,})")
+
+    tcp = connections.reassembly
+    drops = {reason: count for reason, count in zip(DROPS, decoder.drops, strict=True) if reason}
+    frames: Numbers = {
+        "read": loop.frames,
+        "bytes": loop.frame_bytes,
+        "filtered": loop.filtered,
+        "segments": decoder.segments,
+        "fragments": decoder.fragments,
+        "drops": drops,
+    }
+    if live:
+        frames = {"received": source.received, "dropped_by_kernel": source.dropped, **frames}
+        frames["unread"] = max(0, source.received - source.dropped - loop.frames)
+    equal(
+        "frames = filtered + segments + fragments + drops",
+        loop.frames,
+        loop.filtered + decoder.segments + decoder.fragments + sum(drops.values()) - decoder.datagram_drops,
+    )
+    if not live:
+        equal("frames read = frames of the files", loop.frames, source.received)
+    fragments: Numbers = {
+        "total": defragmenter.fragments,
+        "used": defragmenter.fragments_used,
+        "expired": defragmenter.fragments_expired,
+        "evicted": defragmenter.fragments_evicted,
+        "duplicate": defragmenter.fragments_duplicate,
+        "overlap": defragmenter.fragments_overlap,
+        "invalid": defragmenter.fragments_invalid,
+        "pending": defragmenter.pending,
+        "datagrams": defragmenter.datagrams,
+    }
+    equal("fragments decoded = fragments reassembled", decoder.fragments, defragmenter.fragments)
+    equal(
+        "fragments = used + expired + evicted + duplicate + overlap + invalid + pending",
+        defragmenter.fragments,
+        sum(int(fragments[name]) for name in ("used", "expired", "evicted", "duplicate", "overlap", "invalid", "pending")),
+    )
+    equal("datagrams = segments + drops", defragmenter.datagrams, decoder.datagram_segments + decoder.datagram_drops)
+    segments: Numbers = {
+        "total": connections.segments,
+        "data": connections.data,
+        "control": connections.control,
+        "untracked": connections.untracked,
+        "late": connections.late,
+        "ignored": connections.ignored,
+        "resets_ignored": connections.resets_ignored,
+    }
+    equal("segments decoded = segments tracked", decoder.segments + decoder.datagram_segments, connections.segments)
+    equal(
+        "segments = data + control + untracked + late + ignored",
+        connections.segments,
+        connections.data + connections.control + connections.untracked + connections.late + connections.ignored,
+    )
+    stream: Numbers = {
+        "payload": tcp.payload_bytes,
+        "delivered": tcp.delivered_bytes,
+        "retransmitted": tcp.retransmitted_bytes,
+        "ignored": tcp.ignored_bytes,
+        "discarded": tcp.discarded_bytes,
+        "buffered": tcp.buffered_bytes,
+        "gaps": tcp.gap_bytes,
+        "cut_by_snaplen": tcp.cut_bytes,
+    }
+    equal(
+        "payload bytes = delivered + retransmitted + ignored + discarded + buffered",
+        tcp.payload_bytes,
+        tcp.delivered_bytes + tcp.retransmitted_bytes + tcp.ignored_bytes + tcp.discarded_bytes + tcp.buffered_bytes,
+    )
+    http: Numbers = {
+        "head": limits.head_bytes,
+        "body": limits.body_bytes,
+        "framing": limits.framing_bytes,
+        "tunnel": limits.tunnel_bytes,
+        "skipped": limits.skipped_bytes,
+        "pending": limits.pending_bytes,
+    }
+    equal("delivered bytes = head + body + framing + tunnel + skipped + pending", tcp.delivered_bytes, sum(http.values()))
+    ended = dict(zip(CLOSE_REASONS, connections.closed, strict=True))
+    table: Numbers = {
+        "opened": connections.opened,
+        "http": application.connections,
+        "not_http": connections.left,
+        "midstream": connections.midstream,
+        "closed": ended,
+        "evicted_by_collision": connections.collisions,
+        "active": connections.active,
+    }
+    messages: Numbers = {
+        "requests": limits.requests,
+        "responses": limits.responses,
+        "informational": limits.informational,
+        "resynchronised": limits.resyncs,
+        "heads_too_large": limits.heads_too_large,
+        "too_many_fields": limits.headers_overflow,
+        "decoding_failures": limits.decoding_failures,
+        "orphan_informational": application.orphan_informational,
+    }
+    total = application.paired + application.only_request + application.only_response
+    reasons = {reason: count for reason, count in zip(REASONS, application.reasons, strict=True) if reason}
+    exchanges: Numbers = {
+        "total": total,
+        "complete": application.complete,
+        "paired": application.paired,
+        "only_request": application.only_request,
+        "only_response": application.only_response,
+        "incomplete": reasons,
+    }
+    equal("exchanges = complete + incomplete", total, application.complete + sum(reasons.values()))
+    records: Numbers = {
+        "total": sink.records,
+        "bytes": sink.bytes,
+        "delivered": sink.delivered,
+        "undelivered": dict(sink.undelivered),
+        "pending": sink.pending,
+    }
+    equal("records = exchanges", sink.records, total)
+    equal(
+        "records = delivered + undelivered + pending",
+        sink.records,
+        sink.delivered + sum(sink.undelivered.values()) + sink.pending,
+    )
+    if finished:
+        equal("connections opened = closed", connections.opened, sum(ended.values()))
+        equal("requests = paired + only_request", limits.requests, application.paired + application.only_request)
+        equal("responses = paired + only_response", limits.responses, application.paired + application.only_response)
+        equal("nothing in flight", 0, tcp.buffered_bytes + limits.pending_bytes + connections.active + sink.pending)
+    return Ledger(
+        {
+            "frames": frames,
+            "fragments": fragments,
+            "segments": segments,
+            "bytes": stream,
+            "http_bytes": http,
+            "connections": table,
+            "messages": messages,
+            "exchanges": exchanges,
+            "records": records,
+        },
+        imbalances,
+    )

@@ -1,0 +1,116 @@
+"""Real processes that take the guard, in a network namespace of the tests' own."""
+
+import ctypes
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import pytest
+from http_capture import guard
+
+CLONE_NEWNET = 0x40000000
+SCRIPT = pathlib.Path(__file__).with_name("start.py")
+# Where the package that is tested was imported from, so that a start imports the same one.
+IMPORT_PATH = str(pathlib.Path(guard.__file__).parents[2])
+LAUNCHERS = ("SUPERVISOR_", "INVOCATION_ID")
+LIMIT = 60  # seconds that anything may take on a busy machine before the test fails
+
+
+class Start:
+    """One process that was started: `held`, or ended with `exit_code`, `error` (standard error) and `report`."""
+
+    def __init__(self, process):
+        self.process = process
+        self.pid = process.pid
+        self.began = time.monotonic()
+        self._stdout = None
+
+    def wait(self):
+        """Until it holds the guard or has ended. Returns itself."""
+        line = self.process.stdout.readline()
+        self.held = line == "held\n"
+        if not self.held:
+            rest, self.error = self.process.communicate(timeout=LIMIT)
+            self.seconds = time.monotonic() - self.began
+            self.report = json.loads(line + rest) if line else {}
+        self.exit_code = self.process.returncode
+        return self
+
+    def tell(self, word):
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "done\n"
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(LIMIT)
+
+    def line(self, label):
+        """What follows this label in the refusal."""
+        return next(line.strip()[len(label) :].strip() for line in self.error.splitlines() if label in line)
+
+
+@pytest.fixture
+def start():
+    """Starts a process: `start(pidfile, "eth1", "--json", env={...}, under=["unshare", "-m"]).wait()`."""
+    started = []
+
+    def begin(*arguments, env=None, under=(), **popen):
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHERS)}
+        environment |= {"PYTHONPATH": IMPORT_PATH, **(env or {})}
+        process = subprocess.Popen(
+            [*under, sys.executable, str(SCRIPT), *map(str, arguments)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env=environment, **popen,
+        )  # fmt: skip
+        started.append(process)
+        return Start(process)
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def root():
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+@pytest.fixture(scope="session")
+def network(root):
+    """Makes and enters a network namespace with eth1 and eth2; children inherit it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    if libc.unshare(CLONE_NEWNET) != 0:
+        os.close(before)
+        pytest.skip(f"no network namespace: {os.strerror(ctypes.get_errno())}")
+    try:
+        subprocess.run(["ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth2"], check=True)
+        yield
+    finally:
+        libc.setns(before, CLONE_NEWNET)
+        os.close(before)
+
+
+@pytest.fixture
+def nic(network):
+    return "eth1"
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that other users may enter and write, as those of tmp_path may not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield pathlib.Path(folder)
+
+
+@pytest.fixture
+def pidfile(tmp_path):
+    return tmp_path / "http-capture.pid"

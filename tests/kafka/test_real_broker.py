@@ -1,0 +1,290 @@
+"""Against a real Apache Kafka: every record arrives, once, as it should be, also when the broker does not behave."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, Message, TopicPartition
+
+pytestmark = [pytest.mark.broker, pytest.mark.slow]
+
+MANY = 100_000  # records of the tests in which something happens in the middle
+LIMIT_SECONDS = 20.0
+
+
+def command() -> list[str]:
+    """The installed program; where only the tree is on the path, the module."""
+    script = Path(sys.executable).with_name("http-capture")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "http_capture.capture"]
+
+
+def replay(capture: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Starts a replay of the capture on the first core; its ledger is the last line of its standard error."""
+    return subprocess.Popen(
+        ["taskset", "-c", "0", *command(), "--read", str(capture), "--json", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=capture.parent,
+        **options,
+    )
+
+
+@dataclass
+class Ended:
+    code: int
+    ledger: dict[str, Any]
+    errors: str
+
+
+def ended(process: subprocess.Popen[str], timeout_seconds: float = 120.0) -> Ended:
+    try:
+        _, errors = process.communicate(timeout=timeout_seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    lines = errors.strip().splitlines()
+    assert lines, "no ledger on standard error"
+    return Ended(process.returncode, json.loads(lines[-1]), errors)
+
+
+def to_kafka(broker: Any, topic: str) -> list[str]:
+    return ["--sink", "kafka", "--brokers", broker.address, "--topic", topic]
+
+
+def consume(broker: Any, topic: str) -> Iterator[Message]:
+    """Every record of the topic, from the beginning to the end that there is now; in order within a partition."""
+    consumer = Consumer(
+        {"bootstrap.servers": broker.address, "group.id": "test", "isolation.level": "read_uncommitted"}
+    )
+    try:
+        ends: dict[int, int] = {}
+        starts: list[TopicPartition] = []
+        for number in consumer.list_topics(topic, timeout=20).topics[topic].partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=20)
+            if low < high:
+                ends[number] = high
+                starts.append(TopicPartition(topic, number, low))
+        consumer.assign(starts)
+        deadline = time.monotonic() + 60
+        while ends:
+            assert time.monotonic() < deadline, f"could not be read to the end: {ends}"
+            for message in consumer.consume(1000, timeout=0.2):
+                assert message.error() is None
+                yield message
+                if message.offset() == ends[message.partition()] - 1:
+                    del ends[message.partition()]
+    finally:
+        consumer.close()
+
+
+def header_ids(broker: Any, topic: str) -> Counter[bytes]:
+    return Counter(dict(message.headers())["id"] for message in consume(broker, topic))
+
+
+def milliseconds(timestamp: str) -> int:
+    """Of an RFC 3339 time in UTC with up to nine decimals, cut and not rounded."""
+    assert timestamp.endswith("Z")
+    whole, _, decimals = timestamp[:-1].partition(".")
+    seconds = int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp())
+    return seconds * 1000 + int(decimals.ljust(3, "0")[:3])
+
+
+@dataclass
+class Replayed:
+    """One capture of 10,000 exchanges, as a file of JSON lines and as the records of a topic."""
+
+    topic: str
+    lines: list[dict[str, Any]]
+    messages: list[Message]
+
+
+@pytest.fixture(scope="module")
+def replayed(broker: Any, generate: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Replayed:
+    folder = tmp_path_factory.mktemp("replayed")
+    capture = folder / "mixed.pcap"
+    generate.write("mixed", capture, count=10_000)
+    lines = folder / "records.jsonl"
+    assert ended(replay(capture, "--sink", f"file:{lines}")).code == 0
+    end = ended(replay(capture, *to_kafka(broker, "ten-thousand")))
+    assert end.code == 0, end.errors
+    assert end.ledger["records"]["delivered"] == 10_000
+    capture.unlink()
+    return Replayed(
+        "ten-thousand",
+        [json.loads(line) for line in lines.read_bytes().splitlines()],
+        list(consume(broker, "ten-thousand")),
+    )
+
+
+def test_every_record_arrives_once(replayed: Replayed, generate: ModuleType) -> None:
+    ids = Counter(json.loads(message.value())["event"]["id"] for message in replayed.messages)
+    assert len(ids) == 10_000
+    assert max(ids.values()) == 1
+    assert ids == Counter(line["event"]["id"] for line in replayed.lines)
+    targets = Counter(line["url"]["original"] for line in replayed.lines)
+    assert targets == Counter(exchange.target for exchange in generate.exchanges("mixed", count=10_000))
+
+
+def test_values_are_those_of_the_file(replayed: Replayed) -> None:
+    expected = {line["event"]["id"]: line for line in replayed.lines}
+    for line in expected.values():
+        del line["http_capture"]["instance"]  # another run
+    for message in replayed.messages:
+        value = json.loads(message.value())
+        del value["http_capture"]["instance"]
+        assert value == expected[value["event"]["id"]]
+
+
+def test_headers_and_timestamp_agree_with_the_value(replayed: Replayed) -> None:
+    for message in replayed.messages:
+        value = json.loads(message.value())
+        headers = dict(message.headers())
+        assert len(headers) == len(message.headers())
+        assert set(headers) == {"id", "instance", "host", "iface", "schema"}
+        assert headers["id"].decode() == value["event"]["id"]
+        assert headers["instance"].decode() == value["http_capture"]["instance"]
+        assert headers["host"].decode() == value["observer"]["hostname"]
+        assert headers["schema"].decode() == str(value["http_capture"]["schema"])
+        assert message.timestamp() == (TIMESTAMP_CREATE_TIME, milliseconds(value["@timestamp"]))
+
+
+def test_a_connection_has_one_key_one_partition_and_its_order(replayed: Replayed) -> None:
+    keys: dict[bytes, set[tuple[str, int]]] = defaultdict(set)
+    partitions: dict[bytes, set[int]] = defaultdict(set)
+    order: dict[bytes, list[int]] = defaultdict(list)
+    for message in replayed.messages:
+        value = json.loads(message.value())
+        keys[message.key()].add((value["source"]["ip"], value["source"]["port"]))
+        partitions[message.key()].add(message.partition())
+        order[message.key()].append(value["http_capture"]["pipeline_index"])
+    assert len(keys) == 300
+    assert {len(clients) for clients in keys.values()} == {1}
+    assert {len(numbers) for numbers in partitions.values()} == {1}
+    assert len(set().union(*partitions.values())) > 1
+    for indexes in order.values():
+        assert indexes == sorted(indexes)
+
+
+def test_kcat_reads_the_same(broker: Any, replayed: Replayed) -> None:
+    if shutil.which("kcat") is None:
+        pytest.skip("kcat is not installed")
+    out = subprocess.run(
+        ["kcat", "-C", "-q", "-b", broker.address, "-t", replayed.topic, "-o", "beginning", "-e", "-J"],
+        check=True, capture_output=True, timeout=60,
+    ).stdout  # fmt: skip
+    seen = Counter()
+    for line in out.splitlines():
+        record = json.loads(line)
+        pairs = record["headers"]
+        headers = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        value = json.loads(record["payload"])
+        assert headers["id"] == value["event"]["id"]
+        assert record["ts"] == milliseconds(value["@timestamp"])
+        seen[headers["id"], record["key"]] += 1
+    ours = Counter((dict(m.headers())["id"].decode(), m.key().decode()) for m in replayed.messages)
+    assert seen == ours
+
+
+@pytest.fixture(scope="module")
+def many(generate: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A capture of MANY exchanges of mixed size."""
+    capture = tmp_path_factory.mktemp("many") / "mixed.pcap"
+    generate.write("mixed", capture, count=MANY)
+    yield capture
+    capture.unlink()
+
+
+def test_a_hundred_thousand_records_on_one_core(broker: Any, many: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core for the program and one for the broker are two")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = time.monotonic()
+    end = ended(replay(many, *to_kafka(broker, "rate")))
+    seconds = time.monotonic() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert end.code == 0, end.errors
+    assert end.ledger["records"]["delivered"] == MANY
+    assert broker.records("rate") == MANY
+    with capsys.disabled():
+        megabytes = many.stat().st_size / 1e6
+        print(f"\n{MANY} records ({megabytes:.0f} MB captured) in {seconds:.1f} s, {busy:.1f} s of one core")
+    assert seconds < LIMIT_SECONDS
+
+
+def in_the_middle(broker: Any, topic: str, process: subprocess.Popen[str]) -> None:
+    """Waits until some records are in the topic and the replay is still running."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the replay was over before anything could happen to the broker"
+        if broker.records(topic) > 2000:
+            return
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError("no records in the topic after 60 s")
+
+
+def frozen(broker: Any) -> None:
+    broker.pause()
+    time.sleep(6)
+    broker.resume()
+
+
+def killed_and_restarted(broker: Any) -> None:
+    broker.kill()
+    broker.start()
+
+
+@pytest.mark.parametrize("happens", [frozen, killed_and_restarted], ids=lambda happens: happens.__name__)
+def test_nothing_is_lost_or_doubled(broker: Any, many: Path, happens: Callable[[Any], None]) -> None:
+    topic = f"middle-{happens.__name__}"
+    process = replay(many, *to_kafka(broker, topic))
+    in_the_middle(broker, topic, process)
+    happens(broker)
+    end = ended(process)
+    assert end.code == 0, end.errors
+    assert end.ledger["records"]["delivered"] == MANY
+    ids = header_ids(broker, topic)
+    assert len(ids) == MANY
+    assert broker.records(topic) == MANY
+    assert max(ids.values()) == 1
+
+
+def test_a_broker_that_does_not_come_back(broker: Any, many: Path) -> None:
+    settings = many.with_name("impatient.toml")
+    settings.write_text('[kafka]\nflush_timeout_seconds = 15\n[kafka.librdkafka]\n"message.timeout.ms" = 4000\n')
+    process = replay(many, "--config", str(settings), *to_kafka(broker, "gone"))
+    in_the_middle(broker, "gone", process)
+    broker.kill()
+    try:
+        end = ended(process)
+    finally:
+        broker.start()
+    assert end.code == 74, end.errors
+    records = end.ledger["records"]
+    undelivered = records["undelivered"]
+    assert records["delivered"] + sum(undelivered.values()) == MANY
+    assert sum(undelivered.values()) > 0
+    assert set(undelivered) <= {"timed_out", "broker_down", "closed"}
+    said = end.errors.rsplit("\n", 2)[0]
+    assert str(sum(undelivered.values())) in said, "the operator is told how many"
+    assert "Traceback" not in end.errors
+    # What was reported as delivered is there, once. Of what was in flight, some may be there too.
+    ids = header_ids(broker, "gone")
+    assert max(ids.values()) == 1
+    assert records["delivered"] <= len(ids) <= MANY
