@@ -400,8 +400,15 @@ class TestNic:
         source.close()
         assert source.stats() == stats
 
-    def test_no_frame_that_the_filter_rejects_is_ever_read(self, cable: Pair) -> None:
+    def test_no_frame_that_the_filter_rejects_is_ever_read(self, cable: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
         stop = threading.Event()
+        attach = bpf.attach
+
+        def attach_late(sock: socket.socket, instructions: bytes) -> None:
+            time.sleep(0.05)  # were the socket bound before, this is when it would take anything
+            attach(sock, instructions)
+
+        monkeypatch.setattr(bpf, "attach", attach_late)
 
         def flood() -> None:
             with sender(cable.namespace, cable.near) as out:
@@ -413,7 +420,7 @@ class TestNic:
         thread = threading.Thread(target=flood)
         thread.start()
         try:
-            for _ in range(15):
+            for _ in range(5):
                 source = AfPacket(SourceSettings(iface=(cable.far,), filter="tcp port 80", ring_block_count=4))
                 got = drain(source, 20)
                 source.close()
@@ -570,7 +577,7 @@ class TestNic:
         source.close()
 
     def test_a_nic_that_is_removed_ends_the_run_after_its_last_frame(self, cable: Pair) -> None:
-        source = AfPacket(SourceSettings(iface=(cable.far,)))
+        source = AfPacket(SourceSettings(iface=(cable.far,), ring_timeout_ms=400))
         with sender(cable.namespace, cable.near) as out:
             out.send(TCP80)
             ip("link", "delete", cable.near, namespace=cable.namespace)

@@ -90,6 +90,8 @@ class HttpApplication(Application):
     def left(self, connection: Connection) -> cython.int:
         conversation: HttpConnection = connection.application
         if conversation is not None:
+            conversation.forward._skip_pending()
+            conversation.backward._skip_pending()
             conversation._forget()
         return 0
 

@@ -150,7 +150,7 @@ class HeaderIndex:
         """The value of field i; the line breaks of a folded one become a space each (RFC 9112 section 5.2)."""
         value: bytes = head[self.value_start(i) : self.value_end(i)]
         if b"\n" in value:
-            return b" ".join([line.strip(b" \t\r") for line in value.split(b"\n")])
+            return b" ".join([line.strip(b" \t\r") for line in value.split(b"\n")]).strip()
         return value
 
 

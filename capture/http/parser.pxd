@@ -31,6 +31,7 @@ cdef class Parser(Consumer):
     cdef bint after_gap, tunnel_follows
     cdef bytearray pending
     cdef Py_ssize_t scanned, boundary
+    cdef long long head_gap
     cdef long long seq, old_ack, old_ns, ack, now_ns
 
     cpdef int proceed(self, bint tunnel) except? -1

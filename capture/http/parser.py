@@ -204,6 +204,7 @@ class Parser(Consumer):
         self.tunnel_follows = False
         self.pending = None
         self.scanned = 0
+        self.head_gap = 0  # bytes missing after the head that is now read
         # of the bytes now read: sequence number of the first; up to `boundary` they came earlier, with other ack and time
         self.seq = self.boundary = 0
         self.old_ack = self.old_ns = self.ack = self.now_ns = 0
@@ -488,6 +489,7 @@ class Parser(Consumer):
         message.ack = self.old_ack if at < self.boundary else self.ack
         message.first_ns = self.old_ns if at < self.boundary else self.now_ns
         message.last_ns = self.now_ns
+        message.gap_bytes = self.head_gap
         self.message = message
         self.searched = 0
         self.after_gap = False
@@ -502,11 +504,13 @@ class Parser(Consumer):
         end: cython.Py_ssize_t = head.find(b"\n")
         hint: cython.int
         sound: cython.bint
-        if end < 0:
-            end = len(head)
-        message.head = head
         message.wire_bytes = len(head)
         self.limits.head_bytes += len(head)
+        if end < 0:
+            end = len(head)
+        elif reason != 0:
+            head = head[: head.rfind(b"\n") + 1]  # half a field is none
+        message.head = head
         message.headers_start = end + 1
         if self.role == _REQUEST:
             self._request_line(message, head, end)
@@ -579,7 +583,9 @@ class Parser(Consumer):
         self.limits.pending_bytes -= len(head)
         self.pending = None
         self.boundary = len(head)
+        self.head_gap = length
         self._take_head(head, 0, reason)
+        self.head_gap = 0
         return 0
 
     @cython.cfunc
@@ -687,12 +693,11 @@ class Parser(Consumer):
         keep: cython.Py_ssize_t = len(data)
         line: cython.Py_ssize_t
         likely: cython.bint = False
-        if self.after_gap:
-            if self.role != _RESPONSE:
-                likely = _LIKELY_REQUEST.match(data, at) is not None
+        if self.after_gap and self.role != _RESPONSE:
+            likely = _LIKELY_REQUEST.match(data, at) is not None
             if likely:
                 found = at
-            elif len(data) - at < _LIKELY_BYTES:
+            elif self.role == _REQUEST and len(data) - at < _LIKELY_BYTES:
                 return -1
             else:
                 self.after_gap = False

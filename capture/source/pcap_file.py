@@ -196,11 +196,11 @@ class _Unzstd:
         return self._decompress(head)
 
     def _header(self, length: int) -> bytes | None:
-        """The header that begins here, once all its bytes are there."""
-        part = self._packed[self._at : self._at + length - len(self._head)]
+        """The header that began here, once that many bytes of it are there."""
+        part = self._packed[self._at : self._at + max(0, length - len(self._head))]
         self._at += len(part)
         self._head += part
-        return self._head if len(self._head) == length else None
+        return self._head if len(self._head) >= length else None
 
     def _decompress(self, part: bytes) -> bytes:
         try:

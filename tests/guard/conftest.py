@@ -82,9 +82,9 @@ def root():
         pytest.skip("needs root")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def network(root):
-    """Makes and enters a network namespace with eth1 and eth2; children inherit it."""
+    """Makes and enters a network namespace with eth1 and eth2; children inherit it. Left at the end of the module."""
     libc = ctypes.CDLL(None, use_errno=True)
     before = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     if libc.unshare(CLONE_NEWNET) != 0:

@@ -65,6 +65,14 @@ def test_several_or_none(locks):
     locks("eth1", "lo")
 
 
+def test_they_are_taken_in_the_order_of_their_index(locks):
+    first, second = sorted(("eth1", "eth2"), key=socket.if_nametoindex)
+    locks(first, second)
+    with pytest.raises(Held) as held:
+        locks(second, first)
+    assert held.value.name == first
+
+
 def test_any_excludes_all(locks):
     whole = locks("any")
     with pytest.raises(Held) as held:
