@@ -152,3 +152,18 @@ class FrameFilter:
             frame = frame[:12] + frame[16:]
             wire_bytes -= 4
         return bool(self._run(self._instructions, frame, wire_bytes, len(frame)))
+
+
+class ReplayFilter:
+    """The filter of a replay, whose files may have several link types: compiled for each when it is first seen."""
+
+    def __init__(self, expression: str) -> None:
+        self._expression = expression
+        self._filters = {LINKTYPE_ETHERNET: FrameFilter(expression)}
+
+    def matches(self, frame: bytes, wire_bytes: int, link: int) -> bool:
+        """Raises ConfigurationError where the expression makes no sense for the link type."""
+        known = self._filters.get(link)
+        if known is None:
+            known = self._filters[link] = FrameFilter(self._expression, link)
+        return known.matches(frame, wire_bytes)

@@ -26,6 +26,7 @@ MAX_INTERFACES = 65536  # of one pcapng section
 MAX_FRAME_BYTES = cython.declare(cython.longlong, MAX_FRAME)
 MAX_BLOCK_BYTES = cython.declare(cython.longlong, MAX_BLOCK)
 MAX_TIME_NS = cython.declare(cython.longlong, 1 << 62)  # the year 2116: the sum of two such still fits 64 bits
+MAX_TIME = cython.declare(cython.ulonglong, 1 << 62)  # the same, to compare with unsigned numbers
 MAX_OFFSET_SECONDS = cython.declare(cython.longlong, (1 << 62) // 1000000000)
 TWO_TO_31 = cython.declare(cython.longlong, 1 << 31)
 TWO_TO_32 = cython.declare(cython.longlong, 1 << 32)
@@ -50,12 +51,13 @@ IF_TSRESOL = cython.declare(cython.longlong, 9)
 IF_TSOFFSET = cython.declare(cython.longlong, 14)
 
 # A row of the table of interfaces.
-ROW = cython.declare(cython.Py_ssize_t, 5)
+ROW = cython.declare(cython.Py_ssize_t, 6)
 LINK = cython.declare(cython.Py_ssize_t, 0)
 SNAPLEN = cython.declare(cython.Py_ssize_t, 1)
 RESOLUTION = cython.declare(cython.Py_ssize_t, 2)  # if_tsresol as it is in the file
 UNIT_NS = cython.declare(cython.Py_ssize_t, 3)  # ns per unit; 0 where a unit is not a whole number of ns
-OFFSET_NS = cython.declare(cython.Py_ssize_t, 4)
+MAX_UNITS = cython.declare(cython.Py_ssize_t, 4)  # where there is a unit_ns: more would be after MAX_TIME_NS
+OFFSET_NS = cython.declare(cython.Py_ssize_t, 5)
 
 
 @cython.cfunc
@@ -281,6 +283,7 @@ class PcapngWalker:
         self.interfaces[row + SNAPLEN] = _u32(buffer, at + 12, self.big)
         self.interfaces[row + RESOLUTION] = resolution
         self.interfaces[row + UNIT_NS] = unit_ns
+        self.interfaces[row + MAX_UNITS] = MAX_TIME_NS // unit_ns if unit_ns else 0
         self.interfaces[row + OFFSET_NS] = offset_seconds * 1000000000
         self.interface_count += 1
         return 1
@@ -359,14 +362,15 @@ class PcapngWalker:
         """ns since 1970 of a time of two 32-bit halves, in the unit of the interface in this row; -1 out of range."""
         units: cython.ulonglong = high << 32 | low
         unit_ns: cython.ulonglong = self.interfaces[row + UNIT_NS]
-        limit: cython.ulonglong = MAX_TIME_NS
+        limit: cython.ulonglong
         resolution: cython.longlong = self.interfaces[row + RESOLUTION]
         seconds: cython.ulonglong
         ns: cython.ulonglong
         shift: cython.longlong
         result: cython.longlong
         if unit_ns:
-            if units > limit // unit_ns:
+            limit = self.interfaces[row + MAX_UNITS]
+            if units > limit:
                 return -1
             ns = units * unit_ns
         elif resolution < 128:  # 10^-resolution seconds, finer than ns
@@ -377,7 +381,7 @@ class PcapngWalker:
             shift = resolution - 128
             if shift < 32:
                 seconds = units >> shift
-                if seconds > limit // 1000000000:
+                if seconds > MAX_TIME // 1000000000:
                     return -1
                 ns = seconds * 1000000000 + ((units - (seconds << shift)) * 1000000000 >> shift)
             elif shift < 96:
@@ -385,7 +389,7 @@ class PcapngWalker:
                 ns = (high * 1000000000 + (low * 1000000000 >> 32)) >> (shift - 32)
             else:
                 ns = 0
-        if ns > limit:
+        if ns > MAX_TIME:
             return -1
         result = ns
         result += self.interfaces[row + OFFSET_NS]

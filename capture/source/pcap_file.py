@@ -90,27 +90,31 @@ class _Gunzip:
             piece = self._inflate(limit_bytes)
             self._more = len(piece) == limit_bytes
             if self._member.eof:
-                self._packed = self._member.unused_data
                 self._member = None
                 self._more = False
-            else:
-                self._packed = self._member.unconsumed_tail
             if piece:
                 return piece
         return b""
 
     def _inflate(self, limit_bytes: int) -> bytes:
         """zlib forgets what it has unpacked before an error in the same call: so it is asked again for less."""
+        size = len(self._packed)
         while True:
             before = self._member.copy()
             try:
-                piece: bytes = self._member.decompress(self._packed, limit_bytes)
-                return piece
+                piece: bytes = self._member.decompress(self._packed[:size], limit_bytes)
             except zlib.error as error:
-                if limit_bytes == 1:
+                if size > 1:
+                    size //= 2
+                elif limit_bytes > 1:
+                    limit_bytes //= 2
+                else:
                     raise _Damage(f"gzip data is damaged ({_reason(error)})") from None
                 self._member = before
-                limit_bytes //= 2
+            else:
+                left = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+                self._packed = left + self._packed[size:]
+                return piece
 
     def whole(self) -> bool:
         return self._member is None
@@ -138,6 +142,7 @@ class _Unzstd:
         self._frame: Any = None
         self._head = b""  # what is there of a header that is not yet whole
         self._left = 0  # bytes of this block, or of a frame to skip, that are still to come
+        self._last = False  # it is the last block of its frame
         self._checksum = False
 
     def feed(self, packed: bytes) -> None:
@@ -161,6 +166,7 @@ class _Unzstd:
             part = self._packed[self._at : self._at + self._left]
             self._at += len(part)
             self._left -= len(part)
+            self._end_block()
             return self._decompress(part) if self._frame is not None else b""
         if self._frame is None:
             head = self._header(5)
@@ -190,10 +196,16 @@ class _Unzstd:
                 return b""
             block = int.from_bytes(head, "little")
             self._left = 1 if block >> 1 & 3 == 1 else block >> 3  # one byte, repeated; or as many as it says
-            if block & 1 and self._checksum:
-                self._left += 4
+            self._last = bool(block & 1)
+            self._end_block()
         self._head = b""
         return self._decompress(head)
+
+    def _end_block(self) -> None:
+        """Behind the last block there may be a checksum. It is taken by itself: the block counts even if it is wrong."""
+        if self._last and not self._left:
+            self._last = False
+            self._left = 4 if self._checksum else 0
 
     def _header(self, length: int) -> bytes | None:
         """The header that began here, once that many bytes of it are there."""

@@ -101,8 +101,15 @@ def exchanges(name: str, *, frames: int | None = None, count: int | None = None)
         number += 1
 
 
-def write(name: str, path: Path, *, frames: int | None = None, count: int | None = None) -> tuple[int, int]:
-    """Writes the capture. Returns (frames, exchanges)."""
+def write(
+    name: str,
+    path: Path,
+    *,
+    frames: int | None = None,
+    count: int | None = None,
+    start_seconds: int = START_SECONDS,
+) -> tuple[int, int]:
+    """Writes the capture, its first frame at `start_seconds` of the epoch. Returns (frames, exchanges)."""
     written = made = 0
 
     def counted() -> Iterator[Exchange]:
@@ -114,7 +121,7 @@ def write(name: str, path: Path, *, frames: int | None = None, count: int | None
     with Path(path).open("wb") as out:
         out.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1))
         pieces: list[bytes] = []
-        clock_ns = START_SECONDS * 1_000_000_000
+        clock_ns = start_seconds * 1_000_000_000
         header = struct.Struct("<IIII").pack
         for frame in _interleave(name, counted()):
             size = len(frame)

@@ -50,6 +50,12 @@ class Ended:
     errors: str
 
 
+def write(generate: ModuleType, capture: Path, count: int) -> None:
+    """Of the last minutes: a broker deletes records by their timestamps, and forgets by them what a producer sent last
+    (README.md)."""
+    generate.write("mixed", capture, count=count, start_seconds=int(time.time()) - 120)
+
+
 def ended(process: subprocess.Popen[str], timeout_seconds: float = 120.0) -> Ended:
     try:
         _, errors = process.communicate(timeout=timeout_seconds)
@@ -117,7 +123,7 @@ class Replayed:
 def replayed(broker: Any, generate: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Replayed:
     folder = tmp_path_factory.mktemp("replayed")
     capture = folder / "mixed.pcap"
-    generate.write("mixed", capture, count=10_000)
+    write(generate, capture, 10_000)
     lines = folder / "records.jsonl"
     assert ended(replay(capture, "--sink", f"file:{lines}")).code == 0
     end = ended(replay(capture, *to_kafka(broker, "ten-thousand")))
@@ -204,7 +210,7 @@ def test_kcat_reads_the_same(broker: Any, replayed: Replayed) -> None:
 def many(generate: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A capture of MANY exchanges of mixed size."""
     capture = tmp_path_factory.mktemp("many") / "mixed.pcap"
-    generate.write("mixed", capture, count=MANY)
+    write(generate, capture, MANY)
     yield capture
     capture.unlink()
 
