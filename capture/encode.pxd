@@ -14,6 +14,7 @@ cdef class Encoder:
     cdef public list headers
     cdef public long long timestamp_ms
     cdef bytearray out
+    cdef unsigned char[::1] view
     cdef Py_ssize_t at, room
     cdef HeaderIndex index
     cdef bytes observer, tail
@@ -21,8 +22,9 @@ cdef class Encoder:
     cdef int key_kind
     cdef bint redact, keep_unknown
     cdef frozenset redact_headers, redact_names, url_headers
-    cdef unsigned long long redact_mask
-    cdef dict seconds, mime_types
+    cdef bytes header_table, secret_table
+    cdef dict seconds, mime_types, hosts
+    cdef int host_value, user_agent_value, referer_value
 
     cpdef bytes encode(self, Exchange exchange)
     cdef int _reserve(self, Py_ssize_t size) except? -1
@@ -33,7 +35,9 @@ cdef class Encoder:
     cdef int _string(self, bytes data) except? -1
     cdef int _fields(self, bytes head, Py_ssize_t start) except? -1
     cdef int _field_value(self, bytes head, int i) except? -1
-    cdef int _url(self, Message request) except? -1
+    cdef int _url(self, Message request, bytes host) except? -1
+    cdef tuple _site(self, bytes scheme, bytes authority)
+    cdef bint _suspicious(self, bytes pairs, Py_ssize_t at) noexcept
     cdef int _body(self, Message message) except? -1
     cdef int _timing(self, Exchange exchange, Connection connection, Identity identity) except? -1
     cdef bytes _clean(self, bytes target)

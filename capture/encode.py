@@ -7,7 +7,9 @@ times the cost. A test decodes what is written here into those types, strictly.
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
+import json
 import re
 import socket
 from datetime import datetime, timezone
@@ -29,6 +31,7 @@ from .http.message import hash_name
 from .record import MESSAGES, PRODUCT, REDACTED, SCHEMA
 
 _DIGITS = cython.declare(bytes, b"0123456789abcdef")
+LOWER = cython.declare(bytes, bytes(range(256)).lower())
 # How a byte is written in a JSON string: 0 as it is, 1 as \\u00XX, otherwise after a backslash.
 _ESCAPES = cython.declare(
     bytes,
@@ -40,6 +43,10 @@ _ESCAPES = cython.declare(
 _VERSIONS = {9: b'"version":"0.9",', 10: b'"version":"1.0",', 11: b'"version":"1.1",'}
 _KEYS = {"connection": 0, "client": 1, "host": 2, "id": 3}
 _URL_HEADERS = frozenset((b"referer", b"location", b"content-location"))
+_HOST = cython.declare(cython.int, hash_name(b"host"))
+_USER_AGENT = cython.declare(cython.int, hash_name(b"user-agent"))
+_REFERER = cython.declare(cython.int, hash_name(b"referer"))
+_MAX_CACHED = cython.declare(cython.int, 4096)
 _AUTHORITY = re.compile(rb"(?:[^@/]*@)?(\[[0-9A-Fa-f:.]+\]|[^:/\[\]@]*)(?::([0-9]{1,5}))?\Z")
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)\Z", re.DOTALL)
 _USERINFO = re.compile(rb"\A([A-Za-z][A-Za-z0-9+.-]*://)[^/?#@]*@")
@@ -53,19 +60,20 @@ _ERROR_JSON = cython.declare(
 )
 
 
-def address_bytes(version: int, high: int, low: int) -> bytes:
-    """4 or 16 bytes in network order."""
-    return low.to_bytes(4, "big") if version == 4 else high.to_bytes(8, "big") + low.to_bytes(8, "big")
-
-
 def community_id(source: bytes, source_port: int, destination: bytes, destination_port: int) -> bytes:
     """Community ID, version 1, seed 0, of a TCP connection: base64 of a SHA-1 over the ordered ends."""
-    one = (source, source_port)
-    two = (destination, destination_port)
-    if two < one:
-        one, two = two, one
-    data = b"\0\0" + one[0] + two[0] + b"\x06\0" + one[1].to_bytes(2, "big") + two[1].to_bytes(2, "big")
-    return b"1:" + base64.b64encode(hashlib.sha1(data, usedforsecurity=False).digest())
+    if destination < source or (destination == source and destination_port < source_port):
+        source, source_port, destination, destination_port = destination, destination_port, source, source_port
+    data = b"\0\0%b%b\x06\0%b%b" % (source, destination, source_port.to_bytes(2), destination_port.to_bytes(2))
+    return b"1:" + binascii.b2a_base64(hashlib.sha1(data, usedforsecurity=False).digest(), newline=False)
+
+
+def name_table(names: frozenset[bytes]) -> bytes:
+    """1 at the place of each name's hash: a first look that most names do not pass."""
+    table = bytearray(4096)
+    for name in names:
+        table[hash_name(name) & 4095] = 1
+    return bytes(table)
 
 
 @cython.cclass
@@ -73,32 +81,44 @@ class Identity:
     """What all records of a connection share, as ready bytes."""
 
     def __init__(self, connection: Connection) -> None:
-        version: int = connection.ip_version
-        source = address_bytes(version, connection.a_high, connection.a_low)
-        destination = address_bytes(version, connection.b_high, connection.b_low)
-        source_port: int = connection.a_port
-        destination_port: int = connection.b_port
+        v4: cython.bint = connection.ip_version == 4
+        source: bytes
+        destination: bytes
+        client: bytes
+        server: bytes
+        source_port: cython.int = connection.a_port
+        destination_port: cython.int = connection.b_port
+        vlan: bytes = b""
+        if v4:
+            source = connection.a_low.to_bytes(4)
+            destination = connection.b_low.to_bytes(4)
+        else:
+            source = connection.a_high.to_bytes(8) + connection.a_low.to_bytes(8)
+            destination = connection.b_high.to_bytes(8) + connection.b_low.to_bytes(8)
         if connection.client == 2:
             source, destination = destination, source
-            source_port, destination_port = destination_port, source_port
-        family = socket.AF_INET if version == 4 else socket.AF_INET6
-        client = socket.inet_ntop(family, source)
-        server = socket.inet_ntop(family, destination)
+            source_port = connection.b_port
+            destination_port = connection.a_port
+        if v4:
+            client = b"%d.%d.%d.%d" % (source[0], source[1], source[2], source[3])
+            server = b"%d.%d.%d.%d" % (destination[0], destination[1], destination[2], destination[3])
+            self.key = b"%b:%d-%b:%d" % (client, source_port, server, destination_port)
+        else:
+            client = socket.inet_ntop(socket.AF_INET6, source).encode()
+            server = socket.inet_ntop(socket.AF_INET6, destination).encode()
+            self.key = b"[%b]:%d-[%b]:%d" % (client, source_port, server, destination_port)
         self.used = False
-        self.client = client.encode()
-        self.source = f'"source":{{"ip":"{client}","port":{source_port},"bytes":'.encode()
-        self.destination = f'}},"destination":{{"ip":"{server}","port":{destination_port},"bytes":'.encode()
-        name = "%s:%d-%s:%d" if version == 4 else "[%s]:%d-[%s]:%d"
-        self.key = (name % (client, source_port, server, destination_port)).encode()
-        self.hashed = source + source_port.to_bytes(2, "big") + destination + destination_port.to_bytes(2, "big")
-        vlan = f',"vlan":{{"id":"{connection.vlan}"}}' if connection.vlan >= 0 else ""
+        self.client = client
+        self.source = b'"source":{"ip":"%b","port":%d,"bytes":' % (client, source_port)
+        self.destination = b'},"destination":{"ip":"%b","port":%d,"bytes":' % (server, destination_port)
+        self.hashed = source + source_port.to_bytes(2) + destination + destination_port.to_bytes(2)
+        if connection.vlan >= 0:
+            vlan = b',"vlan":{"id":"%d"}' % connection.vlan
         if connection.inner_vlan >= 0:
-            vlan += f',"inner":{{"vlan":{{"id":"{connection.inner_vlan}"}}}}'
-        self.network = b'},"network":{"type":"ipv%d","transport":"tcp","protocol":"http","community_id":"%s"%s},' % (
-            version,
-            community_id(source, source_port, destination, destination_port),
-            vlan.encode(),
-        )
+            vlan += b',"inner":{"vlan":{"id":"%d"}}' % connection.inner_vlan
+        self.network = b'},"network":{"type":"ipv%d","transport":"tcp","protocol":"http","community_id":"%b"%b},' % (
+            4 if v4 else 6, community_id(source, source_port, destination, destination_port), vlan,
+        )  # fmt: skip
 
 
 @cython.cclass
@@ -110,9 +130,8 @@ class Encoder:
         key: str = "connection", redact: bool = True, redact_headers: Any = (), redact_names: Any = (),
         keep_unknown: bool = False,
     ) -> None:  # fmt: skip
-        import json
-
         self.out = bytearray(1 << 16)
+        self.view = self.out
         self.at = 0
         self.room = 1 << 16
         self.index = HeaderIndex(max_headers)
@@ -122,12 +141,12 @@ class Encoder:
         self.redact_headers = frozenset(name.lower().encode() for name in redact_headers) if redact else frozenset()
         self.redact_names = frozenset(name.lower().encode() for name in redact_names) if redact else frozenset()
         self.url_headers = _URL_HEADERS if redact else frozenset()
-        mask = 0
-        for name in self.redact_headers | self.url_headers:
-            mask |= 1 << (hash_name(name) & 63)
-        self.redact_mask = mask
+        self.header_table = name_table(self.redact_headers | self.url_headers)
+        self.secret_table = name_table(self.redact_names)
         self.seconds = {}
         self.mime_types = {}
+        self.hosts = {}
+        self.host_value = self.user_agent_value = self.referer_value = -1
         ingress = f',"ingress":{{"interface":{{"name":{json.dumps(interface)}}}}}' if interface else ""
         self.observer = (
             f'"observer":{{"hostname":{json.dumps(hostname)},"version":{json.dumps(version)}'
@@ -154,6 +173,8 @@ class Encoder:
         received: cython.longlong = 0
         gap: cython.longlong = 0
         extra: Message
+        domain: bytes = None
+        agent: bytes = None
         if identity is None:
             identity = Identity(connection)
             exchange.conversation.identity = identity
@@ -166,14 +187,19 @@ class Encoder:
             if response.last_ns > last_ns:
                 last_ns = response.last_ns
         self.at = 0
+        self._put(identity.hashed)
+        self._reserve(4)
+        self.view[self.at] = first.seq >> 24 & 255
+        self.view[self.at + 1] = first.seq >> 16 & 255
+        self.view[self.at + 2] = first.seq >> 8 & 255
+        self.view[self.at + 3] = first.seq & 255
+        self.at += 4
+        self._put(first.head)
+        self.event_id = hashlib.blake2b(memoryview(self.out)[: self.at], digest_size=16).hexdigest().encode()
+        self.at = 0
         self._put(b'{"@timestamp":"')
         self._time(first.first_ns)
         self._put(b'","event":{"id":"')
-        self.event_id = (
-            hashlib.blake2b(identity.hashed + first.seq.to_bytes(4, "big") + first.head, digest_size=16)
-            .hexdigest()
-            .encode()
-        )
         self._put(self.event_id)
         self._put(b'","start":"')
         self._time(first.first_ns)
@@ -192,8 +218,6 @@ class Encoder:
         self._put(identity.destination)
         self._integer(received)
         self._put(identity.network)
-        if request is not None:
-            self._url(request)
         self._put(b'"http":{')
         version = _VERSIONS.get(first.version)
         if version is not None:
@@ -203,9 +227,13 @@ class Encoder:
             self._text(request.method, 0, len(request.method))
             self._put(b'","headers":')
             self._fields(request.head, request.headers_start)
-            if request.referer is not None:
+            if self.host_value >= 0:
+                domain = self.index.value(request.head, self.host_value)
+            if self.user_agent_value >= 0:
+                agent = self.index.value(request.head, self.user_agent_value)
+            if self.referer_value >= 0:
                 self._put(b',"referrer":')
-                self._string(self._clean(request.referer) if self.redact else request.referer)
+                self._field_value(request.head, self.referer_value)
             if request.content_type is not None:
                 self._put(b',"mime_type":')
                 self._string(self._mime_type(request.content_type))
@@ -239,10 +267,12 @@ class Encoder:
             self._put(b"},")
         self.at -= 1
         self._put(b"},")
-        if request is not None and request.user_agent is not None:
-            self._put(b'"user_agent":{"original":')
-            self._string(request.user_agent)
-            self._put(b"},")
+        if request is not None:
+            self._url(request, domain)
+            if agent is not None:
+                self._put(b'"user_agent":{"original":')
+                self._string(agent)
+                self._put(b"},")
         if exchange.reason != 0:
             self._put(_ERROR_JSON[exchange.reason])
         self._put(self.observer)
@@ -258,14 +288,14 @@ class Encoder:
         self._put(b',"midstream":true' if connection.midstream else b',"midstream":false')
         self._timing(exchange, connection, identity)
         self._put(self.tail)
-        self.value = bytes(self.out[: self.at])
+        self.value = bytes(memoryview(self.out)[: self.at])
         self.timestamp_ms = first.first_ns // 1_000_000
         if self.key_kind == 0:
             self.key = identity.key
         elif self.key_kind == 1:
             self.key = identity.client
         elif self.key_kind == 2:
-            self.key = request.host if request is not None and request.host is not None else b""
+            self.key = domain if domain is not None else b""
         else:
             self.key = self.event_id
         self.headers = [("id", self.event_id), self.instance, self.host, self.iface, ("schema", _SCHEMA)]
@@ -307,22 +337,34 @@ class Encoder:
     def _fields(self, head: bytes, start: cython.Py_ssize_t) -> cython.int:
         """The header fields as an object: lower-case name -> list of values in wire order."""
         index: HeaderIndex = self.index
-        count: cython.int = index.scan(head, start)
+        count: cython.int
         i: cython.int
         j: cython.int
         h: cython.int
         k: cython.int
-        out: bytearray
+        out: cython.uchar[::1]
         at: cython.Py_ssize_t
         c: cython.int
         plain: cython.bint
         seen: set = None
         name: bytes
+        index.scan(head, start, 0)
+        count = index.count
+        self.host_value = self.user_agent_value = self.referer_value = -1
         self._put(b"{")
         if count > 64:  # comparing all pairs would be quadratic
             seen = set()
         for i in range(count):
             h = index.name_hash(i)
+            if h == _HOST:
+                if self.host_value < 0 and index.named(head, i, b"host"):
+                    self.host_value = i
+            elif h == _USER_AGENT:
+                if self.user_agent_value < 0 and index.named(head, i, b"user-agent"):
+                    self.user_agent_value = i
+            elif h == _REFERER:
+                if self.referer_value < 0 and index.named(head, i, b"referer"):
+                    self.referer_value = i
             if seen is not None:
                 name = index.name(head, i)
                 if name in seen:
@@ -337,7 +379,7 @@ class Encoder:
                 if not plain:
                     continue
             self._reserve(6 * (index.name_end(i) - index.name_start(i)) + 8)
-            out = self.out
+            out = self.view
             at = self.at
             out[at] = 34
             at += 1
@@ -372,93 +414,96 @@ class Encoder:
     @cython.exceptval(-1)
     def _field_value(self, head: bytes, i: cython.int) -> cython.int:
         index: HeaderIndex = self.index
-        start: cython.Py_ssize_t = index.value_start(i)
-        end: cython.Py_ssize_t = index.value_end(i)
-        one: cython.ulonglong = 1
         name: bytes
-        value: bytes
-        if self.redact_mask & one << (index.name_hash(i) & 63):
+        if self.header_table[index.name_hash(i) & 4095]:
             name = index.name(head, i)
             if name in self.redact_headers:
                 return self._string(REDACTED)
             if name in self.url_headers:
                 return self._string(self._clean(index.value(head, i)))
-        value = None
-        if head.find(b"\n", start, end) >= 0:
-            value = index.value(head, i)
-            return self._string(value)
+        if index.folded:
+            return self._string(index.value(head, i))
         self._put(b'"')
-        self._text(head, start, end)
+        self._text(head, index.value_start(i), index.value_end(i))
         return self._put(b'"')
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _url(self, request: Message) -> cython.int:
+    def _url(self, request: Message, host: bytes) -> cython.int:
         """The target (RFC 9112 section 3.2): origin, absolute, authority or asterisk form."""
         target: bytes = self._clean(request.target) if self.redact else request.target
+        authority: bytes = host
         scheme: bytes = b"http"
-        authority: bytes = request.host
-        rest: bytes = target
-        path: bytes
-        query: bytes = None
-        domain: bytes = None
-        port: bytes = None
+        begin: cython.Py_ssize_t = 0  # of the path
+        end: cython.Py_ssize_t = len(target)
         mark: cython.Py_ssize_t
+        site: tuple = None
         if request.method == b"CONNECT":
             authority = target
-            rest = b""
             scheme = None
-        elif not target.startswith(b"/"):
+            begin = end
+        elif end == 0 or target[0] != 47:
             match = _ABSOLUTE.match(target)
             if match is not None:
-                scheme, authority, rest = match.groups()
-                scheme = scheme.lower()
+                scheme = match.group(1).lower()
+                authority = match.group(2)
+                begin = match.start(3)
             else:
-                rest = b""
+                begin = end
+        self._put(b'"url":{"original":"')
+        self._text(target, 0, end)
+        self._put(b'"')
+        mark = begin
+        while mark < end and target[mark] != 35:
+            mark += 1
+        end = mark  # without the fragment
         if authority is not None:
-            match = _AUTHORITY.match(authority)
-            if match is not None:
-                domain, port = match.groups()
-        mark = rest.find(b"#")
-        if mark >= 0:
-            rest = rest[:mark]
-        mark = rest.find(b"?")
-        path = rest
-        if mark >= 0:
-            path = rest[:mark]
-            query = rest[mark + 1 :]
-        self._put(b'"url":{"original":')
-        self._string(target)
-        if domain:
-            if scheme is not None:
-                self._put(b',"full":"')
-                self._text(scheme, 0, len(scheme))
-                self._put(b"://")
-                self._text(domain, 0, len(domain))
-                if port is not None:
-                    self._put(b":")
-                    self._put(port)
-                self._text(rest, 0, len(rest))
+            site = self._site(scheme, authority)
+            if scheme is not None and site[0]:
+                self._put(site[0])
+                self._text(target, begin, end)
                 self._put(b'"')
-            self._put(b',"domain":')
-            if domain.startswith(b"["):
-                domain = domain[1 : len(domain) - 1]
-            self._string(domain)
-        if scheme is not None:
+            self._put(site[1])
+        elif scheme is not None:
             self._put(b',"scheme":')
             self._string(scheme)
+        mark = begin
+        while mark < end and target[mark] != 63:
+            mark += 1
+        if mark > begin:
+            self._put(b',"path":"')
+            self._text(target, begin, mark)
+            self._put(b'"')
+        if mark < end:
+            self._put(b',"query":"')
+            self._text(target, mark + 1, end)
+            self._put(b'"')
+        return self._put(b"},")
+
+    @cython.cfunc
+    def _site(self, scheme: bytes, authority: bytes) -> tuple:
+        """What an authority says, as JSON: the begin of `full`, and domain, scheme and port."""
+        known: tuple = self.hosts.get((scheme, authority))
+        full: bytes = b""
+        rest: bytes = b""
+        if known is not None:
+            return known
+        match = _AUTHORITY.match(authority)
+        domain, port = match.groups() if match is not None else (b"", None)
+        if domain:
+            if scheme is not None:
+                full = b',"full":"' + _escaped(scheme + b"://" + domain + (b":" + port if port is not None else b""))
+            rest = b',"domain":"' + _escaped(domain.strip(b"[]")) + b'"'
+        if scheme is not None:
+            rest += b',"scheme":"' + _escaped(scheme) + b'"'
             if port is None and scheme == b"http" and domain:
                 port = b"80"
         if port is not None and int(port) < 65536:
-            self._put(b',"port":')
-            self._integer(int(port))
-        if path:
-            self._put(b',"path":')
-            self._string(path)
-        if query is not None:
-            self._put(b',"query":')
-            self._string(query)
-        return self._put(b"},")
+            rest += b',"port":%d' % int(port)
+        if len(self.hosts) >= _MAX_CACHED:
+            self.hosts.clear()
+        self.hosts[(scheme, authority)] = known = (full, rest)
+        return known
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -518,13 +563,46 @@ class Encoder:
     @cython.cfunc
     def _clean(self, target: bytes) -> bytes:
         """A request target or URL with the values of secret query fields, and a password before the host, redacted."""
-        mark: cython.Py_ssize_t
-        if b"@" in target:
+        mark: cython.Py_ssize_t = 0
+        end: cython.Py_ssize_t = len(target)
+        while mark < end and target[mark] != 63 and target[mark] != 64:
+            mark += 1
+        if mark == end:
+            return target
+        if target[mark] == 64:
             target = _USERINFO.sub(rb"\1REDACTED@", target)
-        mark = target.find(b"?")
-        if mark < 0:
+            mark = target.find(b"?")
+            if mark < 0:
+                return target
+        if not self._suspicious(target, mark + 1):
             return target
         return target[: mark + 1] + self._clean_pairs(target[mark + 1 :])
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _suspicious(self, pairs: bytes, at: cython.Py_ssize_t) -> cython.bint:
+        """False where none of the names from `at` on can be a secret one: a first look."""
+        lower: bytes = LOWER
+        end: cython.Py_ssize_t = len(pairs)
+        value: cython.int
+        c: cython.uchar
+        while at < end:
+            value = 0
+            c = 0
+            while at < end:
+                c = pairs[at]
+                if c == 61 or c == 38 or c == 59:
+                    break
+                if c == 37 or c == 43:
+                    return True
+                value = (value * 31 + lower[c]) & 0x3FFFFFF
+                at += 1
+            if self.secret_table[value & 4095]:
+                return True
+            while at < end and pairs[at] != 38 and pairs[at] != 59:
+                at += 1
+            at += 1
+        return False
 
     @cython.cfunc
     def _clean_pairs(self, pairs: bytes) -> bytes:
@@ -551,6 +629,7 @@ class Encoder:
         if self.at + size > self.room:
             self.room = 2 * (self.at + size)
             self.out = self.out[: self.at] + bytearray(self.room - self.at)
+            self.view = self.out
         return 0
 
     @cython.cfunc
@@ -560,10 +639,10 @@ class Encoder:
         size: cython.Py_ssize_t = len(data)
         at: cython.Py_ssize_t = self.at
         i: cython.Py_ssize_t
-        out: bytearray
+        out: cython.uchar[::1]
         if at + size > self.room:
             self._reserve(size)
-        out = self.out
+        out = self.view
         for i in range(size):
             out[at + i] = data[i]
         self.at = at + size
@@ -572,12 +651,12 @@ class Encoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _integer(self, value: cython.longlong) -> cython.int:
-        out: bytearray
+        out: cython.uchar[::1]
         at: cython.Py_ssize_t
         end: cython.Py_ssize_t
         rest: cython.longlong
         self._reserve(20)
-        out = self.out
+        out = self.view
         at = self.at
         if value < 0:
             out[at] = 45
@@ -603,7 +682,7 @@ class Encoder:
         part: cython.longlong = ns - second * 1_000_000_000
         digits: cython.int = 9
         i: cython.int
-        out: bytearray
+        out: cython.uchar[::1]
         known = self.seconds.get(second)
         if known is None:
             known = _second(second)
@@ -615,7 +694,7 @@ class Encoder:
             part //= 1000
             digits = 6
         self._reserve(10)
-        out = self.out
+        out = self.view
         for i in range(digits):
             out[self.at + digits - 1 - i] = 48 + part % 10
             part //= 10
@@ -634,7 +713,7 @@ class Encoder:
     @cython.exceptval(-1)
     def _text(self, data: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
         """data[start:end] inside a JSON string. Bytes above 127 are UTF-8 where all of it is valid, else Latin-1."""
-        out: bytearray
+        out: cython.uchar[::1]
         escapes: bytes = _ESCAPES
         digits: bytes = _DIGITS
         at: cython.Py_ssize_t
@@ -643,7 +722,7 @@ class Encoder:
         e: cython.uchar
         part: bytes
         self._reserve(6 * (end - start))
-        out = self.out
+        out = self.view
         at = self.at
         for i in range(start, end):
             c = data[i]
@@ -675,7 +754,7 @@ class Encoder:
     @cython.exceptval(-1)
     def _utf8(self, data: bytes) -> cython.int:
         """Valid UTF-8 inside a JSON string."""
-        out: bytearray
+        out: cython.uchar[::1]
         escapes: bytes = _ESCAPES
         digits: bytes = _DIGITS
         at: cython.Py_ssize_t
@@ -683,7 +762,7 @@ class Encoder:
         c: cython.uchar
         e: cython.uchar
         self._reserve(6 * len(data))
-        out = self.out
+        out = self.view
         at = self.at
         for i in range(len(data)):
             c = data[i]
@@ -708,6 +787,16 @@ class Encoder:
 
 
 _SCHEMA = SCHEMA.encode()
+
+
+def _escaped(text: bytes) -> bytes:
+    """The text inside a JSON string, for what is made once and used often."""
+    try:
+        decoded = text.decode()
+    except UnicodeDecodeError:
+        decoded = text.decode("latin-1")
+    quoted = json.dumps(decoded, ensure_ascii=False)
+    return quoted[1 : len(quoted) - 1].encode()
 
 
 def _second(second: int) -> bytes:

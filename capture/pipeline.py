@@ -83,9 +83,14 @@ class Pipeline:
         self.sink.send(encoder.key, value, encoder.headers, encoder.timestamp_ms)
 
     def run(self, stopped: Callable[[], bool], each_block: Callable[[], None] = lambda: None) -> None:
-        """Reads until the end of the input or until `stopped()`. Raises what source and sink raise."""
+        """Reads until the end of the input or, once `stopped()`, what the source has taken by then. Raises what source
+        and sink raise."""
         source, sink, loop = self.source, self.sink, self.loop
-        while not stopped():
+        stopping = False
+        while True:
+            if not stopping and stopped():
+                stopping = True
+                source.stop()
             try:
                 block = source.read(READ_SECONDS)
             except EndOfInput:

@@ -42,6 +42,7 @@ _BY_CLOSE = cython.declare(tuple, (9, 9, 4, 5, 6))
 _REQUEST = cython.declare(cython.int, 0)
 _RESPONSE = cython.declare(cython.int, 1)
 _EITHER = cython.declare(cython.int, 2)
+_AFTER_09 = cython.declare(cython.int, 9)
 _LOST = cython.declare(cython.int, 10)
 _MIDSTREAM = cython.declare(cython.int, 16)  # a connection seen from its middle is searched this much longer
 
@@ -324,6 +325,7 @@ class HttpConnection(Listener):
             limit = -1
         if parser.searched > limit:
             self.connection.leave()
+            self.forward.state = self.backward.state = _AFTER_09  # reads nothing of the segment at hand either
         return 0
 
     @cython.cfunc

@@ -2,11 +2,11 @@
 
 cdef class HeaderIndex:
     cdef public int count, capacity
-    cdef public bint overflow
-    cdef public long long malformed
+    cdef public bint overflow, folded
     cdef int[::1] spans
 
-    cpdef int scan(self, bytes head, Py_ssize_t start) except? -1
+    cpdef Py_ssize_t scan(self, bytes data, Py_ssize_t start, Py_ssize_t base) except? -2
+    cpdef bint named(self, bytes head, int i, bytes name) noexcept
     cdef int name_start(self, int i) noexcept
     cdef int name_end(self, int i) noexcept
     cdef int value_start(self, int i) noexcept
@@ -22,7 +22,7 @@ cdef class Message:
     cdef public long long seq, ack, first_ns, last_ns
     cdef public int version, status
     cdef public bytes method, target, reason
-    cdef public bytes host, content_type, content_encoding, user_agent, referer
+    cdef public bytes content_type, content_encoding
     cdef public bint chunked, close, upgrade, keep, ended, framed_by_close
     cdef public long long content_length
     cdef public long long body_bytes, wire_bytes, gap_bytes

@@ -29,24 +29,25 @@ def hash_name(name: bytes) -> int:
 class HeaderIndex:
     """Where the header fields of a head are (RFC 9112 section 5). One object is used for many heads.
 
-    After scan(): fields 0 to count-1, in wire order. `overflow`: there were more than the capacity; `malformed` counts
-    lines that were no field. A folded line (obs-fold) belongs to the value before it.
+    After scan(): fields 0 to count-1, in wire order. `overflow`: there were more than the capacity. `folded`: at least
+    one value goes over several lines (obs-fold). Lines that are no field are passed over.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.count = 0
-        self.overflow = False
-        self.malformed = 0
+        self.overflow = self.folded = False
         self.spans = array("i", bytes(4 * 5 * capacity))
 
     @cython.ccall
-    @cython.exceptval(-1)
-    def scan(self, head: bytes, start: cython.Py_ssize_t) -> cython.int:
-        """Indexes the field lines from `start` (after the first line) to the end of the head. Returns how many."""
+    @cython.exceptval(-2)
+    def scan(self, data: bytes, start: cython.Py_ssize_t, base: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """Indexes the field lines from `start` (after the first line); positions count from `base`.
+
+        Returns where the head ends, after the empty line, or -1 where data ends before it."""
         spans: cython.int[::1] = self.spans
         lower: bytes = LOWER
-        end: cython.Py_ssize_t = len(head)
+        end: cython.Py_ssize_t = len(data)
         at: cython.Py_ssize_t = start
         begin: cython.Py_ssize_t
         stop: cython.Py_ssize_t
@@ -54,66 +55,87 @@ class HeaderIndex:
         value: cython.int
         c: cython.uchar
         i: cython.int = 0
-        base: cython.int
+        row: cython.int
         self.overflow = False
+        self.folded = False
         self.count = 0
         while at < end:
             begin = at
-            c = head[at]
-            if c == 10 or (c == 13 and at + 1 < end and head[at + 1] == 10):  # the empty line
-                break
+            c = data[at]
+            if c == 10:
+                self.count = i
+                return at + 1
+            if c == 13 and at + 1 < end and data[at + 1] == 10:
+                self.count = i
+                return at + 2
             if (c == 32 or c == 9) and i > 0:  # obs-fold
-                while at < end and head[at] != 10:
+                while at < end and data[at] != 10:
                     at += 1
                 stop = at
                 at += 1
-                while stop > begin and (head[stop - 1] == 13 or head[stop - 1] == 32 or head[stop - 1] == 9):
+                while stop > begin and (data[stop - 1] == 13 or data[stop - 1] == 32 or data[stop - 1] == 9):
                     stop -= 1
                 if stop > begin:
-                    spans[(i - 1) * _FIELDS + 3] = stop
+                    self.folded = True
+                    spans[(i - 1) * _FIELDS + 3] = stop - base
                 continue
             value = 0
             while at < end:
-                c = head[at]
+                c = data[at]
                 if c == 58 or c == 10:
                     break
                 value = (value * 31 + lower[c]) & 0x3FFFFFF
                 at += 1
             name_end = at
             if at >= end or c == 10 or at == begin:  # no colon, or nothing before it
-                self.malformed += 1
-                while at < end and head[at] != 10:
+                while at < end and data[at] != 10:
                     at += 1
                 at += 1
                 continue
-            if head[name_end - 1] == 32 or head[name_end - 1] == 9:
-                while name_end > begin and (head[name_end - 1] == 32 or head[name_end - 1] == 9):
+            if data[name_end - 1] == 32 or data[name_end - 1] == 9:
+                while name_end > begin and (data[name_end - 1] == 32 or data[name_end - 1] == 9):
                     name_end -= 1
                 value = 0
                 for stop in range(begin, name_end):
-                    value = (value * 31 + lower[head[stop]]) & 0x3FFFFFF
+                    value = (value * 31 + lower[data[stop]]) & 0x3FFFFFF
             at += 1
-            while at < end and (head[at] == 32 or head[at] == 9):
+            while at < end and (data[at] == 32 or data[at] == 9):
                 at += 1
             stop = at
-            while at < end and head[at] != 10:
+            while at < end and data[at] != 10:
                 at += 1
-            base = i * _FIELDS
             if i >= self.capacity:
                 self.overflow = True
-                break
-            spans[base] = begin
-            spans[base + 1] = name_end
-            spans[base + 2] = stop
+                at += 1
+                continue
+            row = i * _FIELDS
+            spans[row] = begin - base
+            spans[row + 1] = name_end - base
+            spans[row + 2] = stop - base
             name_end = at
-            while name_end > stop and (head[name_end - 1] == 13 or head[name_end - 1] == 32 or head[name_end - 1] == 9):
+            while name_end > stop and (data[name_end - 1] == 13 or data[name_end - 1] == 32 or data[name_end - 1] == 9):
                 name_end -= 1
-            spans[base + 3] = name_end
-            spans[base + 4] = value
+            spans[row + 3] = name_end - base
+            spans[row + 4] = value
             i += 1
             at += 1
         self.count = i
-        return i
+        return -1
+
+    @cython.ccall
+    @cython.exceptval(check=False)
+    def named(self, head: bytes, i: cython.int, name: bytes) -> cython.bint:
+        """True where field i has this name, which is given in lower case."""
+        lower: bytes = LOWER
+        start: cython.int = self.spans[i * _FIELDS]
+        size: cython.int = self.spans[i * _FIELDS + 1] - start
+        k: cython.int
+        if size != len(name):
+            return False
+        for k in range(size):
+            if lower[head[start + k]] != name[k]:
+                return False
+        return True
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -149,7 +171,7 @@ class HeaderIndex:
     def value(self, head: bytes, i: cython.int) -> bytes:
         """The value of field i; the line breaks of a folded one become a space each (RFC 9112 section 5.2)."""
         value: bytes = head[self.value_start(i) : self.value_end(i)]
-        if b"\n" in value:
+        if self.folded and b"\n" in value:
             return b" ".join([line.strip(b" \t\r") for line in value.split(b"\n")]).strip()
         return value
 
@@ -173,7 +195,7 @@ class Message:
         self.version = 0
         self.status = 0
         self.method = self.target = self.reason = b""
-        self.host = self.content_type = self.content_encoding = self.user_agent = self.referer = None
+        self.content_type = self.content_encoding = None
         self.chunked = self.close = self.upgrade = self.keep = self.ended = self.framed_by_close = False
         self.content_length = -1
         self.body_bytes = self.wire_bytes = self.gap_bytes = 0

@@ -37,6 +37,9 @@ cdef class Parser(Consumer):
     cpdef int proceed(self, bint tunnel) except? -1
     cdef int _feed(self, bytes data, long long seq, long long ack, long long timestamp_ns) except? -1
     cdef Py_ssize_t _head(self, bytes data, Py_ssize_t at) except? -2
+    cdef bint _ends(self, bytes data, Py_ssize_t at) noexcept
+    cdef int _version(self, bytes data, Py_ssize_t end) noexcept
+    cdef long long _length(self, bytes head, int i) except? -2
     cdef int _plausible(self, bytes data, Py_ssize_t at) except? -2
     cdef Py_ssize_t _take_09(self, bytes data, Py_ssize_t at) except? -2
     cdef Message _begin(self, Py_ssize_t at)

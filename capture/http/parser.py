@@ -69,11 +69,6 @@ _CONTENT_LENGTH = cython.declare(cython.int, hash_name(b"content-length"))
 _TRANSFER_ENCODING = cython.declare(cython.int, hash_name(b"transfer-encoding"))
 _CONTENT_TYPE = cython.declare(cython.int, hash_name(b"content-type"))
 _CONTENT_ENCODING = cython.declare(cython.int, hash_name(b"content-encoding"))
-_CONNECTION = cython.declare(cython.int, hash_name(b"connection"))
-_UPGRADE = cython.declare(cython.int, hash_name(b"upgrade"))
-_HOST = cython.declare(cython.int, hash_name(b"host"))
-_USER_AGENT = cython.declare(cython.int, hash_name(b"user-agent"))
-_REFERER = cython.declare(cython.int, hash_name(b"referer"))
 
 _METHODS = (
     b"GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PROPFIND|PROPPATCH|MKCOL|COPY|MOVE|LOCK|UNLOCK|REPORT|"
@@ -100,6 +95,8 @@ _TEXTUAL = re.compile(
 _LINE_TAIL = cython.declare(cython.Py_ssize_t, 8192)  # of an unfinished line, what a search keeps
 _STATUS_TAIL = cython.declare(cython.Py_ssize_t, 13)  # of a status line's begin, likewise
 _LIKELY_BYTES = cython.declare(cython.Py_ssize_t, 32)
+_HTTP = cython.declare(bytes, b"HTTP/")
+_SPACE_HTTP_1 = cython.declare(bytes, b" HTTP/1.")
 _MAX_METHOD = cython.declare(cython.Py_ssize_t, 32)
 _MAX_LINE = cython.declare(cython.Py_ssize_t, 8192)  # a first line without an end is no HTTP beyond this
 _MAX_CHUNK_LINE = cython.declare(cython.Py_ssize_t, 4096)
@@ -382,8 +379,8 @@ class Parser(Consumer):
     def _head(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
         """Returns where the head that starts at `at` ends, `at` itself in another state, or -1: more is needed."""
         verdict: cython.int
-        stop: cython.Py_ssize_t
-        other: cython.Py_ssize_t
+        stop: cython.Py_ssize_t = -1
+        line: cython.Py_ssize_t = at
         if self.scanned == 0:
             verdict = self._plausible(data, at)
             if verdict == 0:
@@ -393,13 +390,11 @@ class Parser(Consumer):
                 return at
             if verdict == 2:
                 return self._take_09(data, at)
-        stop = data.find(b"\n\r\n", at + self.scanned)
-        other = data.find(b"\n\n", at + self.scanned, len(data) if stop < 0 else stop)
-        if other >= 0:
-            stop = other + 2
-        elif stop >= 0:
-            stop += 3
-        else:
+        if self.scanned == 0 or self._ends(data, at + self.scanned):
+            while line < len(data) and data[line] != 10:
+                line += 1
+            stop = self.limits.index.scan(data, line + 1, at)
+        if stop < 0:
             if len(data) - at > self.limits.max_head_bytes:
                 self.limits.heads_too_large += 1
                 self._take_head(data[at:], at, _MALFORMED)
@@ -407,8 +402,22 @@ class Parser(Consumer):
                 return len(data)
             self.scanned = len(data) - at - 2 if len(data) - at > 3 else 1
             return -1
-        self._take_head(data[at:stop], at, 0)
+        if at == 0 and stop == len(data):
+            self._take_head(data, 0, 0)
+        else:
+            self._take_head(data[at:stop], at, 0)
         return stop
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _ends(self, data: bytes, at: cython.Py_ssize_t) -> cython.bint:
+        """Whether there is an empty line from `at` on."""
+        last: cython.Py_ssize_t = len(data) - 1
+        while at < last:
+            if data[at] == 10 and (data[at + 1] == 10 or (data[at + 1] == 13 and at + 1 < last and data[at + 2] == 10)):
+                return True
+            at += 1
+        return False
 
     @cython.cfunc
     @cython.exceptval(-2)
@@ -416,11 +425,12 @@ class Parser(Consumer):
         """1: a message starts here; 2: an HTTP/0.9 one; 0: more bytes are needed to say; -1: none. Settles the role."""
         end: cython.Py_ssize_t = len(data)
         i: cython.Py_ssize_t = at
+        k: cython.Py_ssize_t = 0
         verdict: cython.int = 1
-        prefix: bytes
         if self.role != _REQUEST:
-            prefix = data[at : at + 5]
-            if prefix == b"HTTP/":
+            while k < 5 and at + k < end and data[at + k] == _HTTP[k]:
+                k += 1
+            if k == 5:
                 if self.role == _EITHER:
                     self.role = _RESPONSE
                     self.listener.on_role(self)
@@ -428,7 +438,7 @@ class Parser(Consumer):
                 return 1
             if self.answers_09:
                 return 2
-            if b"HTTP/".startswith(prefix):
+            if at + k == end:
                 return 0
             if self.role == _RESPONSE:
                 return -1
@@ -440,10 +450,12 @@ class Parser(Consumer):
             return 0
         if i == at or (data[i] != 32 and data[i] != 9):
             return -1
-        i = data.find(b"\n", i)
-        if i < 0:
+        k = i
+        while i < end and data[i] != 10:
+            i += 1
+        if i == end:
             return 0 if end - at <= _MAX_LINE else -1
-        if not (data[i - 10 : i] == b" HTTP/1.1\r" and i - at > 12) and _REQUEST_LINE.match(data, at, i) is None:
+        if not (i - k > 11 and self._version(data, i) >= 0) and _REQUEST_LINE.match(data, at, i) is None:
             if self.recognised or self.state == _LOST or _LINE_09.match(data, at, i) is None:
                 return -1
             verdict = 2
@@ -452,6 +464,20 @@ class Parser(Consumer):
             self.listener.on_role(self)
         self.recognised = True
         return verdict
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _version(self, data: bytes, end: cython.Py_ssize_t) -> cython.int:
+        """10 or 11 where the line that ends at `end` ends in ` HTTP/1.0` or ` HTTP/1.1` and a CR, else -1."""
+        k: cython.Py_ssize_t
+        for k in range(8):
+            if data[end - 10 + k] != _SPACE_HTTP_1[k]:
+                return -1
+        if data[end - 1] != 13:
+            return -1
+        if data[end - 2] == 49:
+            return 11
+        return 10 if data[end - 2] == 48 else -1
 
     @cython.cfunc
     @cython.exceptval(-2)
@@ -499,19 +525,23 @@ class Parser(Consumer):
     @cython.cfunc
     @cython.exceptval(-1)
     def _take_head(self, head: bytes, at: cython.Py_ssize_t, reason: cython.int) -> cython.int:
-        """A head, whole (reason 0) or as far as it came: reads it, tells the listener, and decides the framing."""
+        """A head, whole (reason 0: it has just been indexed) or as far as it came: reads it, tells the listener, and
+        decides the framing."""
         message: Message = self._begin(at)
-        end: cython.Py_ssize_t = head.find(b"\n")
+        size: cython.Py_ssize_t = len(head)
+        end: cython.Py_ssize_t = 0
         hint: cython.int
         sound: cython.bint
-        message.wire_bytes = len(head)
-        self.limits.head_bytes += len(head)
-        if end < 0:
-            end = len(head)
-        elif reason != 0:
+        while end < size and head[end] != 10:
+            end += 1
+        message.wire_bytes = size
+        self.limits.head_bytes += size
+        if reason != 0 and end < size:
             head = head[: head.rfind(b"\n") + 1]  # half a field is none
         message.head = head
         message.headers_start = end + 1
+        if reason != 0:
+            self.limits.index.scan(head, message.headers_start, 0)
         if self.role == _REQUEST:
             self._request_line(message, head, end)
             self.limits.requests += 1
@@ -742,12 +772,23 @@ class Parser(Consumer):
     @cython.exceptval(-1)
     def _request_line(self, message: Message, head: bytes, end: cython.Py_ssize_t) -> cython.int:
         """method SP target SP version, as far as they are there."""
-        space: cython.Py_ssize_t = head.find(b" ", 0, end)
-        if space > 0 and end > 11 and head[end - 10 : end - 2] == b" HTTP/1." and head[end - 1] == 13 and space < end - 10:
-            message.method = head[:space]
-            message.target = head[space + 1 : end - 10].strip(b" \t")
-            message.version = 11 if head[end - 2] == 49 else (10 if head[end - 2] == 48 else 0)
-            return 0
+        space: cython.Py_ssize_t = 0
+        start: cython.Py_ssize_t
+        stop: cython.Py_ssize_t = end - 10
+        version: cython.int = self._version(head, end) if end > 11 else -1
+        if version > 0:
+            while space < stop and head[space] != 32:
+                space += 1
+            start = space
+            while start < stop and (head[start] == 32 or head[start] == 9):
+                start += 1
+            while stop > start and (head[stop - 1] == 32 or head[stop - 1] == 9):
+                stop -= 1
+            if 0 < space < start < stop:
+                message.method = head[:space]
+                message.target = head[start:stop]
+                message.version = version
+                return 0
         match = _REQUEST_LINE.match(head, 0, end)
         if match is not None:
             message.method, message.target, major, minor = match.groups()
@@ -765,11 +806,30 @@ class Parser(Consumer):
     @cython.exceptval(-1)
     def _status_line(self, message: Message, head: bytes, end: cython.Py_ssize_t) -> cython.bint:
         """version SP status SP reason. False where there is no status to be had."""
+        k: cython.Py_ssize_t
+        status: cython.int = 0
+        if end > 12 and (head[7] == 49 or head[7] == 48) and (head[12] == 32 or head[12] == 13):
+            for k in range(7):
+                if head[k] != _SPACE_HTTP_1[k + 1]:
+                    break
+            else:
+                for k in range(9, 12):
+                    if head[k] < 48 or head[k] > 57:
+                        status = -1000
+                    status = status * 10 + head[k] - 48
+                if head[8] == 32 and status >= 100:
+                    message.status = status
+                    message.version = 11 if head[7] == 49 else 10
+                    k = end
+                    while k > 13 and (head[k - 1] == 13 or head[k - 1] == 32 or head[k - 1] == 9):
+                        k -= 1
+                    message.reason = head[13:k] if k > 13 else b""
+                    return True
         match = _STATUS.match(head, 0, end)
         if match is None:
             return False
-        major, minor, status, reason = match.groups()
-        message.status = int(status)
+        major, minor, code, reason = match.groups()
+        message.status = int(code)
         message.reason = reason.rstrip()
         if major == b"1" and (minor == b"1" or minor == b"0"):
             message.version = 11 if minor == b"1" else 10
@@ -780,7 +840,6 @@ class Parser(Consumer):
     def _fields(self, message: Message, head: bytes) -> cython.bint:
         """What framing and the record want to know of the fields. False where the framing is not to be trusted."""
         index: HeaderIndex = self.limits.index
-        count: cython.int = index.scan(head, message.headers_start)
         i: cython.int
         h: cython.int
         value: bytes
@@ -788,50 +847,55 @@ class Parser(Consumer):
         sound: cython.bint = True
         if index.overflow:
             self.limits.headers_overflow += 1
-        for i in range(count):
+        for i in range(index.count):
             h = index.name_hash(i)
             if h == _CONTENT_LENGTH:
-                if index.name(head, i) == b"content-length":
-                    value = index.value(head, i)
-                    length = -1
-                    if value.isdigit() and len(value) < 19:
-                        length = int(value)
-                    elif _LENGTHS.match(value) is not None:  # a list: sound where all are the same
-                        parts = {int(part) for part in value.split(b",")}
-                        if len(parts) == 1:
-                            length = parts.pop()
+                if index.named(head, i, b"content-length"):
+                    length = self._length(head, i)
                     if length < 0 or (message.content_length >= 0 and message.content_length != length):
                         sound = False
                     else:
                         message.content_length = length
-            elif h == _TRANSFER_ENCODING:
-                if index.name(head, i) == b"transfer-encoding":
-                    value = index.value(head, i).lower()
-                    message.chunked = value.rpartition(b",")[2].strip(b" \t\r\n") == b"chunked"
-                    if not message.chunked:
-                        sound = False
-                        message.framed_by_close = True
             elif h == _CONTENT_TYPE:
-                if message.content_type is None and index.name(head, i) == b"content-type":
+                if message.content_type is None and index.named(head, i, b"content-type"):
                     message.content_type = index.value(head, i)
             elif h == _CONTENT_ENCODING:
-                if index.name(head, i) == b"content-encoding":
+                if index.named(head, i, b"content-encoding"):
                     value = index.value(head, i).lower()
                     message.content_encoding = (
                         value if message.content_encoding is None else message.content_encoding + b"," + value
                     )
-            elif h == _HOST:
-                if message.host is None and index.name(head, i) == b"host":
-                    message.host = index.value(head, i)
-            elif h == _USER_AGENT:
-                if message.user_agent is None and index.name(head, i) == b"user-agent":
-                    message.user_agent = index.value(head, i)
-            elif h == _REFERER:
-                if message.referer is None and index.name(head, i) == b"referer":
-                    message.referer = index.value(head, i)
+            elif h == _TRANSFER_ENCODING and index.named(head, i, b"transfer-encoding"):
+                value = index.value(head, i).lower()
+                message.chunked = value.rpartition(b",")[2].strip(b" \t\r\n") == b"chunked"
+                if not message.chunked:
+                    sound = False
+                    message.framed_by_close = True
         if message.chunked or message.framed_by_close:
             message.content_length = -1  # Transfer-Encoding overrides Content-Length (RFC 9112 section 6.3)
         return sound
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _length(self, head: bytes, i: cython.int) -> cython.longlong:
+        """The value of a Content-Length field; a list is sound where all its members are the same. -1: it is not."""
+        index: HeaderIndex = self.limits.index
+        start: cython.int = index.value_start(i)
+        end: cython.int = index.value_end(i)
+        k: cython.int
+        length: cython.longlong = 0
+        if 0 < end - start < 19:
+            for k in range(start, end):
+                if head[k] < 48 or head[k] > 57:
+                    break
+                length = length * 10 + head[k] - 48
+            else:
+                return length
+        value = index.value(head, i)
+        if _LENGTHS.match(value) is None:
+            return -1
+        parts = {int(part) for part in value.split(b",")}
+        return parts.pop() if len(parts) == 1 else -1
 
     @cython.cfunc
     @cython.exceptval(-1)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class EndOfInput(Exception):
-    """The last frame of the last file has been read. Not an error."""
+    """The last frame of the last file, or the last one before `stop()`, has been read. Not an error."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class SourceStats:
 
 
 class Source(Protocol):
-    """Zero or more `read()`, then exactly one `close()`."""
+    """Zero or more `read()`, at most one `stop()` among them, then exactly one `close()`."""
 
     live: bool
     """True for a NIC: an empty block is an idle moment, and frames come whether or not they are read."""
@@ -39,6 +39,9 @@ class Source(Protocol):
         """Lends a block of frames until the next `read()`. Empty where none came within the time.
 
         Raises EndOfInput after the last one; an OperatorError where the source cannot go on."""
+
+    def stop(self) -> None:
+        """Takes no more frames. `read()` still lends those that were taken, then raises EndOfInput."""
 
     def stats(self) -> SourceStats: ...
 

@@ -9,6 +9,7 @@ What is decided here:
 - The kernel takes the outer VLAN tag off; it is put back (ring.py), so a frame may be 4 bytes longer than the snaplen.
 - On loopback every frame passes twice, out and in: the outgoing copy is left out, by the kernel (Linux 4.20) or by the
   walker. On any other NIC what this host sends is kept: a mirror port sends nothing, and a host may record itself.
+- A stop first rejects every further frame, then lends what the ring holds: nothing that was taken is lost.
 - The NIC goes down: a warning, then it is waited for. The NIC is removed: what the ring holds is lent, then
   UnavailableError ends the run, so that the supervisor starts it on the NIC that bears the name next.
 """
@@ -27,7 +28,7 @@ import time
 
 from ...config.settings import SourceSettings
 from ..errors import ConfigurationError, NotPermittedError, OperatorError, UnavailableError, UsageError
-from . import SourceStats, bpf
+from . import EndOfInput, SourceStats, bpf
 from .block import Block, Buffer
 from .ring import RingWalker
 
@@ -51,6 +52,7 @@ MAX_NAME_BYTES = 15
 TAG_BYTES = 4
 FRAME_OVERHEAD_BYTES = 256  # block and frame headers, the longest link header's alignment, the room for a tag
 MAX_RING_BYTES = 0xFFFFFFFF
+STOP_RETIREMENTS = 4  # of the ring's timer: how long a stop waits for the open block; two suffice on an idle machine
 BLOCK_CAPACITY = 16384  # frames lent at a time; a ring block with more is lent in parts
 
 ARPHRD_LOOPBACK = 772
@@ -90,6 +92,7 @@ class AfPacket:
         self._unread = 0
         self._down = False
         self._gone_since: float | None = None
+        self._stop_by: float | None = None
         self._retire_seconds = settings.ring_timeout_ms / 1000
         self._block = Block(BLOCK_CAPACITY)
         self._block.interface = self.iface  # type: ignore[assignment]
@@ -172,6 +175,8 @@ class AfPacket:
                     return self._block
                 self._walker.release()
             now = time.monotonic()
+            if self._stop_by is not None and (now > self._stop_by or self._in_ring() == 0):
+                raise EndOfInput
             if self._gone_since is not None and now > self._gone_since + 2 * self._retire_seconds:
                 raise UnavailableError(f"{self.iface} was removed while it was captured; start again when it is back")
             if self._down:
@@ -180,7 +185,7 @@ class AfPacket:
             if wait_seconds <= 0:
                 self._block.lend(Buffer(b""))
                 return self._block
-            if self._gone_since is not None:
+            if self._gone_since is not None or self._stop_by is not None:
                 wait_seconds = min(wait_seconds, self._retire_seconds)
             for _, events in self._poll.poll(math.ceil(wait_seconds * 1000)):
                 if events & ~select.POLLIN:
@@ -203,6 +208,18 @@ class AfPacket:
             log.warning("%s is up", self.iface)
         self._down = not up
 
+    def stop(self) -> None:
+        """From here on the kernel takes no frame. It hands over the open ring block when that retires, which `read()`
+        waits for."""
+        bpf.attach(self._socket, bpf.accept_all(0))
+        self._stop_by = time.monotonic() + STOP_RETIREMENTS * self._retire_seconds
+
+    def _in_ring(self) -> int:
+        """Frames that the kernel has put into the ring and the walker has not come to."""
+        self.stats()
+        walker = self._walker
+        return max(0, self._kernel_frames - self._kernel_drops - walker.frames - walker.outgoing - walker.malformed)
+
     def stats(self) -> SourceStats:
         if self._final is not None:
             return self._final
@@ -219,13 +236,10 @@ class AfPacket:
         if self._final is not None:
             return
         bpf.attach(self._socket, bpf.accept_all(0))  # a mapping that somebody still holds would keep the ring going
-        self.stats()
-        walker = self._walker
-        in_ring = self._kernel_frames - self._kernel_drops - walker.frames - walker.outgoing - walker.malformed
-        self._unread = max(0, in_ring)
+        self._unread = self._in_ring()
         self._final = self.stats()
         self._block.lend(Buffer(b""))
-        del self._walker, walker
+        del self._walker
         with contextlib.suppress(BufferError):
             self._ring.close()
         del self._ring

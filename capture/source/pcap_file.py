@@ -202,7 +202,7 @@ class _Unzstd:
         return self._decompress(head)
 
     def _end_block(self) -> None:
-        """Behind the last block there may be a checksum. It is taken by itself: the block counts even if it is wrong."""
+        """A checksum behind the last block is taken by itself: the block counts even where the checksum is wrong."""
         if self._last and not self._left:
             self._last = False
             self._left = 4 if self._checksum else 0
@@ -437,6 +437,9 @@ class PcapFiles:
                 self._end_file()
             if more or time.monotonic() >= deadline:
                 return block
+
+    def stop(self) -> None:
+        self.close()  # what is in the file stays there
 
     def stats(self) -> SourceStats:
         done, capture = self._done, self._capture

@@ -16,7 +16,7 @@ from typing import Any
 
 from ...config.settings import SourceSettings
 from ..errors import ConfigurationError, UnavailableError
-from . import SourceStats, bpf
+from . import EndOfInput, SourceStats, bpf
 from .af_packet import (
     LINKTYPE_ETHERNET,
     LINKTYPE_RAW,
@@ -38,6 +38,7 @@ MEMORY_BYTES = 1 << 20
 BLOCK_CAPACITY = 4096
 SO_RCVBUFFORCE = 33
 RECEIVE_BYTES = 8 << 20
+STOP_SECONDS = 1.0  # where the socket cannot be told to take no more frames, a stop must end all the same
 
 
 class ScapySniff:
@@ -60,6 +61,7 @@ class ScapySniff:
         self._bytes = 0
         self._dropped = 0
         self._closed = False
+        self._stop_by: float | None = None
         self._links: dict[Any, int] = {}
         self._index = nic_index(self.iface)
         if self._index == 0 and sys.platform == "linux":
@@ -101,10 +103,12 @@ class ScapySniff:
             raise UnavailableError(f"cannot capture on {self.iface}: {' '.join(str(error).split())}") from None
 
     def read(self, timeout_seconds: float) -> Block:
+        if self._stop_by is not None and time.monotonic() > self._stop_by:
+            raise EndOfInput
         block = self._block
         block.lend(self._buffer)
         used = 0
-        deadline = time.monotonic() + timeout_seconds
+        deadline = time.monotonic() + (timeout_seconds if self._stop_by is None else 0.0)
         while not block.full() and used + MAX_FRAME_BYTES <= MEMORY_BYTES:
             wait_seconds = 0.0 if block.count else max(0.0, deadline - time.monotonic())
             if not self._socket.select([self._socket], wait_seconds):
@@ -123,6 +127,8 @@ class ScapySniff:
         if self._down and block.count and nic_index(self.iface) == self._index:
             self._down = False
             log.warning("%s is up", self.iface)
+        if self._stop_by is not None and block.count == 0:
+            raise EndOfInput
         return block
 
     def _keep(self, used: int, layer: Any, frame: bytes, seconds: Any) -> int:
@@ -146,6 +152,11 @@ class ScapySniff:
             self._down = True
             self.outages += 1
             log.warning("%s is down: waiting for it to come up", self.iface)
+
+    def stop(self) -> None:
+        if self._kernel is not None and sys.platform == "linux":
+            bpf.attach(self._kernel, bpf.accept_all(0))
+        self._stop_by = time.monotonic() + STOP_SECONDS
 
     def stats(self) -> SourceStats:
         if self._kernel is not None and sys.platform == "linux" and not self._closed:

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,8 @@ def main() -> None:
         sys.exit(f"bench: no {program}: run it by `make bench`")
     if shutil.which("tcpdump") is None:
         sys.exit("bench: tcpdump is not installed: there is nothing to measure against")
+    version = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    print(version)
     print(f"{_machine()}; core {options.core}; {options.pairs} pairs after a warm-up; sink {options.sink}")
     for name in options.captures:
         capture = _capture(name, options.frames)
@@ -119,14 +122,42 @@ def run(arguments: list[str], core: int) -> Run:
             stderr=errors,
             cwd=FOLDER,
         )
+        peak = _Peak(process.pid)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
+        peak.stop()
         process.returncode = os.waitstatus_to_exitcode(status)
         errors.seek(0)
         text = errors.read().decode(errors="replace")
     if process.returncode:
         sys.exit(f"bench: exit code {process.returncode}: {' '.join(arguments)}\n{text[-2000:]}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, text)
+    return Run(seconds, usage.ru_utime + usage.ru_stime, peak.bytes, text)
+
+
+class _Peak(threading.Thread):
+    """Looks at the resident memory of a process every 20 ms. The ru_maxrss of wait4 would not do: it starts with what
+    this program had at the fork."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.bytes = 0
+        self._path = Path(f"/proc/{pid}/status")
+        self._ended = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._ended.wait(0.02):
+            try:
+                status = self._path.read_text()
+            except OSError:
+                return
+            for line in status.splitlines():
+                if line.startswith("VmHWM:"):
+                    self.bytes = int(line.split()[1]) * 1024
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
 
 
 def _capture(name: str, frames: int) -> Capture:
