@@ -7,11 +7,12 @@ PACKAGES := capture guard config
 TESTED := capture guard config tests setup.py
 KAFKA_LIB := tests/kafka/target/lib
 
-# The tests see the installed package only, and each run is told which one that is.
+# The tests see the installed package only, and each run is told which one that is: by a name that the program does not
+# take for a setting.
 unexport PYTHONPATH
 unexport HTTP_CAPTURE_EXTENSIONS
 PYTEST_COMPILED = mkdir -p build/compiled && cd build/compiled && \
-	HTTP_CAPTURE_TESTED=compiled ../../.venv-wheel/bin/pytest -c ../../pyproject.toml --rootdir ../..
+	TESTED_HTTP_CAPTURE=compiled ../../.venv-wheel/bin/pytest -c ../../pyproject.toml --rootdir ../..
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -93,7 +94,7 @@ lint: .venv/installed-test build/named/http_capture
 test-uncompiled: .venv/installed-test
 	@echo '== tests, uncompiled'
 	@find $(PACKAGES) -name '*.so' -delete
-	@HTTP_CAPTURE_TESTED=uncompiled .venv/bin/pytest -m 'not broker' $(ARGS)
+	@TESTED_HTTP_CAPTURE=uncompiled .venv/bin/pytest -m 'not broker' $(ARGS)
 
 test-compiled: .venv-wheel/installed
 	@echo '== tests, compiled wheel'

@@ -53,7 +53,7 @@ def extensions() -> list[Extension]:
         Extension(
             f"http_capture.{name}",
             [f"{name.replace('.', '/')}.py"],
-            extra_compile_args=["-O1" if checked else "-O3", "-fno-strict-aliasing", "-w"],
+            extra_compile_args=["-O1" if checked else "-O3", "-w"],
             optional=mode == "auto",
         )
         for name in HOT

@@ -12,3 +12,6 @@
 
 pipeline.py wires them by hand; frame_loop.py is its inner loop; stats.py is the ledger; cli.py the command line.
 """
+
+VERSION = "0.1.0"
+"""Of the program; pyproject.toml has the same (a test compares them)."""

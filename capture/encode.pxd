@@ -6,7 +6,6 @@ from http_capture.capture.http.message cimport HeaderIndex, Message
 
 cdef class Identity:
     cdef public bytes source, destination, network, hashed, key, client
-    cdef public object interface
     cdef public bint used
 
 cdef class Encoder:
@@ -44,3 +43,8 @@ cdef class Encoder:
     cdef bytes _clean_pairs(self, bytes pairs)
     cdef bytes _mime_type(self, bytes content_type)
     cdef int _utf8(self, bytes data) except? -1
+    cdef Identity _identify(self, Connection connection)
+    cdef int _address(self, bint v4, unsigned long long high, unsigned long long low) except? -1
+    cdef int _packed(self, bint v4, unsigned long long high, unsigned long long low) except? -1
+    cdef int _number(self, unsigned long long value, int size) except? -1
+    cdef bytes _cut(self, Py_ssize_t begin)

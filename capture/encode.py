@@ -60,14 +60,6 @@ _ERROR_JSON = cython.declare(
 )
 
 
-def community_id(source: bytes, source_port: int, destination: bytes, destination_port: int) -> bytes:
-    """Community ID, version 1, seed 0, of a TCP connection: base64 of a SHA-1 over the ordered ends."""
-    if destination < source or (destination == source and destination_port < source_port):
-        source, source_port, destination, destination_port = destination, destination_port, source, source_port
-    data = b"\0\0%b%b\x06\0%b%b" % (source, destination, source_port.to_bytes(2), destination_port.to_bytes(2))
-    return b"1:" + binascii.b2a_base64(hashlib.sha1(data, usedforsecurity=False).digest(), newline=False)
-
-
 def name_table(names: frozenset[bytes]) -> bytes:
     """1 at the place of each name's hash: a first look that most names do not pass."""
     table = bytearray(4096)
@@ -80,45 +72,9 @@ def name_table(names: frozenset[bytes]) -> bytes:
 class Identity:
     """What all records of a connection share, as ready bytes."""
 
-    def __init__(self, connection: Connection) -> None:
-        v4: cython.bint = connection.ip_version == 4
-        source: bytes
-        destination: bytes
-        client: bytes
-        server: bytes
-        source_port: cython.int = connection.a_port
-        destination_port: cython.int = connection.b_port
-        vlan: bytes = b""
-        if v4:
-            source = connection.a_low.to_bytes(4)
-            destination = connection.b_low.to_bytes(4)
-        else:
-            source = connection.a_high.to_bytes(8) + connection.a_low.to_bytes(8)
-            destination = connection.b_high.to_bytes(8) + connection.b_low.to_bytes(8)
-        if connection.client == 2:
-            source, destination = destination, source
-            source_port = connection.b_port
-            destination_port = connection.a_port
-        if v4:
-            client = b"%d.%d.%d.%d" % (source[0], source[1], source[2], source[3])
-            server = b"%d.%d.%d.%d" % (destination[0], destination[1], destination[2], destination[3])
-            self.key = b"%b:%d-%b:%d" % (client, source_port, server, destination_port)
-        else:
-            client = socket.inet_ntop(socket.AF_INET6, source).encode()
-            server = socket.inet_ntop(socket.AF_INET6, destination).encode()
-            self.key = b"[%b]:%d-[%b]:%d" % (client, source_port, server, destination_port)
+    def __init__(self) -> None:
+        self.client = self.source = self.destination = self.network = self.hashed = self.key = b""
         self.used = False
-        self.client = client
-        self.source = b'"source":{"ip":"%b","port":%d,"bytes":' % (client, source_port)
-        self.destination = b'},"destination":{"ip":"%b","port":%d,"bytes":' % (server, destination_port)
-        self.hashed = source + source_port.to_bytes(2) + destination + destination_port.to_bytes(2)
-        if connection.vlan >= 0:
-            vlan = b',"vlan":{"id":"%d"}' % connection.vlan
-        if connection.inner_vlan >= 0:
-            vlan += b',"inner":{"vlan":{"id":"%d"}}' % connection.inner_vlan
-        self.network = b'},"network":{"type":"ipv%d","transport":"tcp","protocol":"http","community_id":"%b"%b},' % (
-            4 if v4 else 6, community_id(source, source_port, destination, destination_port), vlan,
-        )  # fmt: skip
 
 
 @cython.cclass
@@ -176,7 +132,7 @@ class Encoder:
         domain: bytes = None
         agent: bytes = None
         if identity is None:
-            identity = Identity(connection)
+            identity = self._identify(connection)
             exchange.conversation.identity = identity
         if request is not None:
             sent = request.wire_bytes
@@ -188,12 +144,7 @@ class Encoder:
                 last_ns = response.last_ns
         self.at = 0
         self._put(identity.hashed)
-        self._reserve(4)
-        self.view[self.at] = first.seq >> 24 & 255
-        self.view[self.at + 1] = first.seq >> 16 & 255
-        self.view[self.at + 2] = first.seq >> 8 & 255
-        self.view[self.at + 3] = first.seq & 255
-        self.at += 4
+        self._number(first.seq, 4)
         self._put(first.head)
         self.event_id = hashlib.blake2b(memoryview(self.out)[: self.at], digest_size=16).hexdigest().encode()
         self.at = 0
@@ -302,6 +253,125 @@ class Encoder:
         return self.value
 
     # --- parts ---
+
+    @cython.cfunc
+    def _identify(self, connection: Connection) -> Identity:
+        """What all records of the connection share."""
+        identity: Identity = Identity()
+        swapped: cython.bint = connection.client == 2
+        v4: cython.bint = connection.ip_version == 4
+        source_high: cython.ulonglong = connection.b_high if swapped else connection.a_high
+        source_low: cython.ulonglong = connection.b_low if swapped else connection.a_low
+        source_port: cython.int = connection.b_port if swapped else connection.a_port
+        destination_high: cython.ulonglong = connection.a_high if swapped else connection.b_high
+        destination_low: cython.ulonglong = connection.a_low if swapped else connection.b_low
+        destination_port: cython.int = connection.a_port if swapped else connection.b_port
+        server: bytes
+        begin: cython.Py_ssize_t
+        self.at = 0
+        self._address(v4, source_high, source_low)
+        identity.client = self._cut(0)
+        self._address(v4, destination_high, destination_low)
+        server = self._cut(0)
+        self._put(b'"source":{"ip":"')
+        self._put(identity.client)
+        self._put(b'","port":')
+        self._integer(source_port)
+        self._put(b',"bytes":')
+        identity.source = self._cut(0)
+        self._put(b'},"destination":{"ip":"')
+        self._put(server)
+        self._put(b'","port":')
+        self._integer(destination_port)
+        self._put(b',"bytes":')
+        identity.destination = self._cut(0)
+        self._put(b"" if v4 else b"[")
+        self._put(identity.client)
+        self._put(b":" if v4 else b"]:")
+        self._integer(source_port)
+        self._put(b"-" if v4 else b"-[")
+        self._put(server)
+        self._put(b":" if v4 else b"]:")
+        self._integer(destination_port)
+        identity.key = self._cut(0)
+        self._packed(v4, source_high, source_low)
+        self._number(source_port, 2)
+        self._packed(v4, destination_high, destination_low)
+        self._number(destination_port, 2)
+        identity.hashed = self._cut(0)
+        # Community ID version 1: a SHA-1 over seed, addresses, protocol, padding and ports, the smaller end first.
+        if source_high > destination_high or (
+            source_high == destination_high
+            and (source_low > destination_low or (source_low == destination_low and source_port > destination_port))
+        ):
+            source_high, destination_high = destination_high, source_high
+            source_low, destination_low = destination_low, source_low
+            source_port, destination_port = destination_port, source_port
+        self._number(0, 2)
+        self._packed(v4, source_high, source_low)
+        self._packed(v4, destination_high, destination_low)
+        self._number(0x0600, 2)
+        self._number(source_port, 2)
+        self._number(destination_port, 2)
+        server = hashlib.sha1(self._cut(0), usedforsecurity=False).digest()
+        self._put(b'},"network":{"type":"ipv4"' if v4 else b'},"network":{"type":"ipv6"')
+        self._put(b',"transport":"tcp","protocol":"http","community_id":"1:')
+        self._put(binascii.b2a_base64(server, newline=False))
+        self._put(b'"')
+        if connection.vlan >= 0:
+            self._put(b',"vlan":{"id":"')
+            self._integer(connection.vlan)
+            self._put(b'"}')
+        if connection.inner_vlan >= 0:
+            self._put(b',"inner":{"vlan":{"id":"')
+            self._integer(connection.inner_vlan)
+            self._put(b'"}}')
+        self._put(b"},")
+        identity.network = self._cut(0)
+        return identity
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _address(self, v4: cython.bint, high: cython.ulonglong, low: cython.ulonglong) -> cython.int:
+        """An address as text (RFC 5952 for IPv6)."""
+        if v4:
+            self._integer(low >> 24 & 255)
+            self._put(b".")
+            self._integer(low >> 16 & 255)
+            self._put(b".")
+            self._integer(low >> 8 & 255)
+            self._put(b".")
+            return self._integer(low & 255)
+        self._packed(v4, high, low)
+        return self._put(socket.inet_ntop(socket.AF_INET6, self._cut(self.at - 16)).encode())
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _packed(self, v4: cython.bint, high: cython.ulonglong, low: cython.ulonglong) -> cython.int:
+        """An address in network order: 4 or 16 bytes."""
+        if v4:
+            return self._number(low, 4)
+        self._number(high, 8)
+        return self._number(low, 8)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _number(self, value: cython.ulonglong, size: cython.int) -> cython.int:
+        """The number in `size` bytes, in network order."""
+        i: cython.int
+        self._reserve(size)
+        for i in range(size):
+            self.view[self.at + size - 1 - i] = value & 255
+            value >>= 8
+        self.at += size
+        return 0
+
+    @cython.cfunc
+    def _cut(self, begin: cython.Py_ssize_t) -> bytes:
+        """Takes what was put since `begin` out again."""
+        data: bytes = bytes(memoryview(self.out)[begin : self.at])
+        self.at = begin
+        return data
 
     @cython.cfunc
     @cython.exceptval(-1)

@@ -9,10 +9,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from importlib import metadata
 from types import FrameType
 
 from ..config.settings import LogSettings, Settings
+from . import VERSION
 from .errors import HttpCaptureError, NotPermittedError, UndeliveredError
 from .pipeline import Pipeline
 from .sink import open_sink
@@ -28,13 +28,6 @@ PROGRESS_AFTER_SECONDS = 1.0
 PROGRESS_EVERY_SECONDS = 0.5
 
 
-def version() -> str:
-    try:
-        return metadata.version("http-capture")
-    except metadata.PackageNotFoundError:
-        return "0+unpacked"
-
-
 def uncompiled() -> list[str]:
     """The hot modules that run as plain Python."""
     package = __package__ or ""
@@ -48,7 +41,7 @@ def uncompiled() -> list[str]:
 def describe_version() -> str:
     plain = uncompiled()
     built = "compiled" if not plain else f"uncompiled, slower: {', '.join(plain)}"
-    return f"http-capture {version()} (Python {sys.version.split()[0]}, hot modules {built})"
+    return f"http-capture {VERSION} (Python {sys.version.split()[0]}, hot modules {built})"
 
 
 class _Signals:
@@ -104,7 +97,7 @@ def run(settings: Settings, *, instance: str, quiet: bool, as_json: bool) -> int
     try:
         source = source or open_source(settings.source)
         pipeline = Pipeline(
-            settings, source, sink, hostname=socket.gethostname(), version=version(), instance=instance
+            settings, source, sink, hostname=socket.gethostname(), version=VERSION, instance=instance
         )
     except BaseException:
         sink.close()

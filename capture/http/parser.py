@@ -221,7 +221,7 @@ class Parser(Consumer):
         if self.state == _TUNNEL:
             self.limits.tunnel_bytes += size
             return 0
-        return self._feed(bytes(buffer.view[start:end]), seq, ack, timestamp_ns)
+        return self._feed(buffer.view[start:end].tobytes(), seq, ack, timestamp_ns)
 
     @cython.ccall
     @cython.exceptval(-1)

@@ -496,11 +496,13 @@ def out_of_order() -> Capture:
 
 
 def retransmission() -> Capture:
-    """Bytes seen twice count once in the message, and once as retransmitted; the first copy is kept."""
+    """Bytes seen twice count once in the message, and once as retransmitted; the copy that came first is kept."""
     conversation = _opened()
     conversation.send("client", http_request())
-    first, *_ = conversation.send("server", _text("0123456789"), mss=40)
-    conversation.retransmit(first, payload=b"X" * 40)
+    response = _text("0123456789")
+    (first,) = conversation.send("server", response[:70])
+    conversation.retransmit(first, payload=b"X" * 70)
+    conversation.send("server", response[70:])
     conversation.close()
     return Capture(conversation.frames)
 
@@ -536,13 +538,16 @@ def gap_in_chunked_body() -> Capture:
 
 
 def gap_in_head() -> Capture:
-    """Lost: the end of a response's head. What was seen of it is recorded; the next exchange is whole."""
+    """Lost: the middle of a response's head. What was seen before it is recorded. The client does not pipeline, so it
+    is certain which response belongs to the next request, and to those after it."""
     conversation = _opened()
     conversation.send("client", _get(0))
     conversation.send("server", _text("body", ("X-Long", "x" * 200)), mss=100, drop={1})
     conversation.ack("client")
-    conversation.send("client", _get(1))
-    conversation.send("server", _text("after the gap"))
+    for number in range(1, 3):
+        conversation.send("client", _get(number))
+        conversation.send("server", _text(f"after the gap {number}"))
+        conversation.wait(SECOND_NS)
     conversation.close()
     return Capture(conversation.frames)
 
@@ -578,12 +583,24 @@ def snaplen() -> Capture:
     return Capture(conversation.frames, snaplen=200)
 
 
+def midstream() -> Capture:
+    """The capture begins between two exchanges of a connection: the handshake was not seen, all else is as always."""
+    conversation = Conversation()
+    for number in range(1, 3):
+        conversation.send("client", _get(number))
+        conversation.send("server", _text(f"answer {number}"))
+    conversation.close()
+    return Capture(conversation.frames, ledger={"connections.midstream": 1})
+
+
 def midstream_response() -> Capture:
-    """The capture begins inside a response: it is not recorded, the next exchange is, as midstream."""
+    """The capture begins inside a response, which is not recorded. The exchanges after it are, as midstream."""
     conversation = Conversation()
     conversation.send("server", b"the end of a body that began earlier")
-    conversation.send("client", _get(1))
-    conversation.send("server", _text("answer 1"))
+    for number in range(1, 3):
+        conversation.send("client", _get(number))
+        conversation.send("server", _text(f"answer {number}"))
+        conversation.wait(SECOND_NS)
     conversation.close()
     return Capture(conversation.frames)
 
@@ -601,7 +618,7 @@ def one_sided_response() -> Capture:
 
 
 def syn_reuse() -> Capture:
-    """A new SYN on the same ports before the old connection ended: two connections."""
+    """A new SYN on the same ports before the old connection ended, and its answer: two connections."""
     one = _opened()
     one.send("client", _get(1))
     two = _exchange(_get(2), _text("answer 2"), client_isn=900_000, server_isn=800_000, start_ns=one.now_ns + 5 * SECOND_NS)

@@ -237,7 +237,8 @@ def in_the_middle(broker: Any, topic: str, process: subprocess.Popen[str]) -> No
     """Waits until some records are in the topic and the replay is still running."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        assert process.poll() is None, "the replay was over before anything could happen to the broker"
+        if process.poll() is not None:
+            raise AssertionError(f"the replay was over before anything could happen to the broker: {ended(process)}")
         if broker.records(topic) > 2000:
             return
         time.sleep(0.02)
@@ -259,10 +260,10 @@ def killed_and_restarted(broker: Any) -> None:
 @pytest.mark.parametrize("happens", [frozen, killed_and_restarted], ids=lambda happens: happens.__name__)
 def test_nothing_is_lost_or_doubled(broker: Any, many: Path, happens: Callable[[Any], None]) -> None:
     topic = f"middle-{happens.__name__}"
-    process = replay(many, *to_kafka(broker, topic))
-    in_the_middle(broker, topic, process)
-    happens(broker)
-    end = ended(process)
+    with replay(many, *to_kafka(broker, topic)) as process:
+        in_the_middle(broker, topic, process)
+        happens(broker)
+        end = ended(process)
     assert end.code == 0, end.errors
     assert end.ledger["records"]["delivered"] == MANY
     ids = header_ids(broker, topic)
@@ -274,13 +275,13 @@ def test_nothing_is_lost_or_doubled(broker: Any, many: Path, happens: Callable[[
 def test_a_broker_that_does_not_come_back(broker: Any, many: Path) -> None:
     settings = many.with_name("impatient.toml")
     settings.write_text('[kafka]\nflush_timeout_seconds = 15\n[kafka.librdkafka]\n"message.timeout.ms" = 4000\n')
-    process = replay(many, "--config", str(settings), *to_kafka(broker, "gone"))
-    in_the_middle(broker, "gone", process)
-    broker.kill()
-    try:
-        end = ended(process)
-    finally:
-        broker.start()
+    with replay(many, "--config", str(settings), *to_kafka(broker, "gone")) as process:
+        in_the_middle(broker, "gone", process)
+        broker.kill()
+        try:
+            end = ended(process)
+        finally:
+            broker.start()
     assert end.code == 74, end.errors
     records = end.ledger["records"]
     undelivered = records["undelivered"]
