@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument("--no-redact", action="store_true", help="keep credentials, cookies and secret query values")
     other = parser.add_argument_group("other")
     other.add_argument("--config", metavar="FILE", default="", help="settings file (TOML)")
-    other.add_argument("--set", action="append", metavar="T.K=V", help="any setting, such as tcp.max_connections=100000")
+    other.add_argument(
+        "--set", action="append", metavar="T.K=V", help="any setting, such as tcp.max_connections=100000"
+    )
     other.add_argument("--json", action="store_true", help="the ledger as one JSON line at the end of standard error")
     other.add_argument("--quiet", action="store_true", help="no progress and no ledger, unless something is wrong")
     other.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="(info)")
@@ -106,9 +108,9 @@ def flags(options: argparse.Namespace) -> Flags:
         "log": {"level": options.log_level, "file": options.log_file},
     }
     for text in options.set or ():
-        name, value = _pair(text, "--set")
-        table, dot, key = name.partition(".")
-        if not dot:
+        name, equals, value = text.partition("=")
+        table, _, key = name.partition(".")
+        if not (table and key and equals):
             raise UsageError(f"--set {text!r}: must be TABLE.KEY=VALUE")
         given.setdefault(table, {})[key] = value
     return given
@@ -159,7 +161,9 @@ def _run(options: argparse.Namespace) -> int:
     if interfaces and read:
         raise UsageError("--iface and --read exclude each other: a run has one source")
     if not interfaces and not read:
-        raise UsageError("nothing to read: name a network card (--iface eth1) or capture files (--read FILE); see --help")
+        raise UsageError(
+            "nothing to read: name a network card (--iface eth1) or capture files (--read FILE); see --help"
+        )
     instance = os.urandom(16).hex()
     guard = None
     if interfaces:
@@ -194,5 +198,3 @@ def _refuse(error: Any) -> int:
     syslog.openlog("http-capture", 0, syslog.LOG_DAEMON)
     syslog.syslog(syslog.LOG_ERR, text)
     return int(error.exit_code)
-
-

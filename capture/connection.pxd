@@ -13,7 +13,7 @@ cdef class Connection:
     cdef public Stream forward, backward
     cdef public int client
     cdef public bint midstream, opened, ignored, done, waiting
-    cdef public long long pending_syn
+    cdef public long long pending_syn, a_first, b_first
     cdef public bint pending_from_a
     cdef public object application, identity
 
@@ -50,6 +50,7 @@ cdef class ConnectionTable:
     cdef int _enqueue(self, Connection connection, int queue) except? -1
     cdef int _dequeue(self, Connection connection) except? -1
     cdef int _syn(self, Connection connection, Segment segment, bint from_a) except? -1
+    cdef bint _repeated(self, Connection connection, Segment segment, bint from_a) noexcept
     cdef int _reset(self, Connection connection, Segment segment, bint from_a) except? -1
     cdef int _settle(self, Connection connection) except? -1
     cdef int _close(self, Connection connection, int reason) except? -1

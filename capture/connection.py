@@ -1,6 +1,6 @@
 """The table of TCP connections: finds the connection of a segment, follows its state, forgets it in time.
 
-    (none)      --SYN, SYN+ACK, or payload (midstream)--> embryonic
+    (none)      --SYN, SYN+ACK, or payload or FIN (midstream)--> embryonic
     embryonic   --first payload--> open: the application is told, and gets the streams
     open        --the application finds nothing of its own--> ignored: payload is counted, not read
     any         --both streams closed, RST, a confirmed new SYN--> done: remembered so that late segments find it
@@ -76,7 +76,7 @@ class Connection:
         self.client = 0
         self.midstream = True
         self.opened = self.ignored = self.done = self.waiting = False
-        self.pending_syn = -1
+        self.pending_syn = self.a_first = self.b_first = -1
         self.pending_from_a = False
         self.application = None
         self.identity = None
@@ -144,6 +144,7 @@ class ConnectionTable:
         from_a: cython.bint
         mine: Stream
         other: Stream
+        stream: Stream
         flags: cython.int = segment.flags
         now_ns: cython.longlong = segment.timestamp_ns
         captured: cython.Py_ssize_t = segment.payload_end - segment.payload_start
@@ -156,13 +157,13 @@ class ConnectionTable:
         connection = self._find(segment, slot)
         from_a = self.from_a
         if connection is None:
-            if flags & _RST or not (flags & _SYN or segment.payload_length > 0):
+            if flags & _RST or not (flags & (_SYN | _FIN) or segment.payload_length > 0):
                 self.untracked += 1
                 return 0
             connection = self._create(segment, slot)
             from_a = True
         elif connection.done:
-            if flags & _SYN and not flags & _ACK and not flags & _RST:
+            if flags & _SYN and not flags & _ACK and not flags & _RST and not self._repeated(connection, segment, from_a):
                 self._remove(connection)
                 connection = self._create(segment, slot)
                 from_a = True
@@ -190,7 +191,8 @@ class ConnectionTable:
             self.reassembly.ignored_bytes += captured
             if flags & (_SYN | _RST | _FIN):
                 if flags & _SYN and not flags & _ACK:
-                    self._replace(connection, segment, _RST_REASON)
+                    if not self._repeated(connection, segment, from_a):
+                        self._replace(connection, segment, _RST_REASON)
                 else:
                     self._finish(connection, _RST_REASON if flags & _RST else 0)
             return 0
@@ -223,6 +225,9 @@ class ConnectionTable:
                 self._dequeue(connection)
                 self._enqueue(connection, _OPEN)
                 self.application.open(connection)
+                for stream in (connection.forward, connection.backward):
+                    if stream.closed and stream.consumer is not None:  # a FIN before the first payload
+                        stream.consumer.on_close(0, now_ns)
             mine.segment(
                 segment.buffer, segment.payload_start, segment.payload_end, segment.payload_length,
                 advance(segment.seq, 1) if flags & _SYN else segment.seq,
@@ -232,9 +237,11 @@ class ConnectionTable:
             self._reset(connection, segment, from_a)
         if connection.waiting or self._unsettled(connection):
             self._settle(connection)
-        if connection.ignored and not connection.done:
+        if connection.done:
+            return 0
+        if connection.ignored:
             self._leave(connection)
-        elif not connection.done and mine.closed and other.closed:
+        elif mine.closed and other.closed:
             self._finish(connection, 0)
         return 0
 
@@ -251,7 +258,7 @@ class ConnectionTable:
         while self.waiting and self.waiting[0][0] <= now_ns:
             connection = self.waiting.popleft()[1]
             connection.waiting = False
-            if not connection.done:
+            if not connection.done and not connection.ignored:
                 self._settle(connection)
         for queue in range(3):
             timeout_ns = self.timeouts_ns[queue]
@@ -466,7 +473,7 @@ class ConnectionTable:
                 new.forward.start(first)
                 new.backward.start(segment.ack)
                 return 1
-            if mine.started or (other.started and other.position == 0 and other.next_seq != segment.ack):
+            if mine.started or (other.started and other.first_seq != segment.ack):
                 return 0
             mine.start(first)
             other.start(segment.ack)
@@ -474,6 +481,8 @@ class ConnectionTable:
             connection.midstream = False
             connection.syn_ack_ns = segment.timestamp_ns
             return 0
+        if mine.started and mine.first_seq == first:
+            return 0  # a retransmission, or late
         if not mine.started and (not mine.seen or -_RST_WINDOW < difference(mine.next_seq, first) < _RST_WINDOW):
             mine.start(first)
             connection.client = 1 if from_a else 2
@@ -483,13 +492,16 @@ class ConnectionTable:
         if connection.reset_ns != 0:
             self._replace(connection, segment, _RST_REASON)
             return 1
-        if connection.client == (1 if from_a else 2) and mine.position == 0 and mine.next_seq == first:
-            return 0  # a retransmission
-        if mine.started and difference(first, mine.next_seq) <= 0 and mine.position > 0 and advance(mine.next_seq, -mine.position) == first:
-            return 0  # a late retransmission
         connection.pending_syn = segment.seq
         connection.pending_from_a = from_a
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _repeated(self, connection: Connection, segment: Segment, from_a: cython.bint) -> cython.bint:
+        """This SYN is a late copy of the one that began a connection which has just ended, and begins no new one."""
+        first: cython.longlong = connection.a_first if from_a else connection.b_first
+        return advance(segment.seq, 1) == first and self.now_ns - connection.touched_ns <= self.reorder_ns
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -532,7 +544,7 @@ class ConnectionTable:
             deadline = connection.reset_ns + self.reorder_ns
         for stream in (connection.forward, connection.backward):
             at = 0
-            if stream.closed or not stream.seen:
+            if stream.closed or not (stream.seen or stream.expected):
                 continue
             if not stream.started:
                 at = stream.hole_since_ns + self.reorder_ns
@@ -564,18 +576,20 @@ class ConnectionTable:
                 self._close(connection, _RST_REASON)
                 return 0
             for stream in (forward, backward):
-                if stream.closed or not stream.seen:
+                if stream.closed or not (stream.seen or stream.expected):
                     continue
                 if not stream.started:
                     if stream.hole_since_ns + self.reorder_ns <= self.now_ns:
-                        stream.give_up(self.now_ns)
+                        stream.give_up(self.now_ns, False)
                 elif stream.acked_since_ns != 0:
                     if stream.acked_since_ns + self.reorder_ns <= self.now_ns:
-                        stream.give_up(self.now_ns)
+                        stream.give_up(self.now_ns, True)
                 elif stream.pieces is not None and not stream.peer.seen:
                     if stream.hole_since_ns + self.reorder_ns * _ONE_SIDED <= self.now_ns:
-                        stream.give_up(self.now_ns)
-        if forward.closed and backward.closed:
+                        stream.give_up(self.now_ns, False)
+        if connection.ignored:
+            self._leave(connection)
+        elif forward.closed and backward.closed:
             self._finish(connection, 0)
         elif deadline != 0 and not connection.waiting:
             connection.waiting = True
@@ -592,9 +606,9 @@ class ConnectionTable:
             return 0
         if forward is not None:
             if not forward.started:
-                forward.give_up(self.now_ns)
+                forward.give_up(self.now_ns, False)
             if not backward.started:
-                backward.give_up(self.now_ns)
+                backward.give_up(self.now_ns, False)
             while forward.drain(False, self.now_ns) or backward.drain(False, self.now_ns):
                 pass
             if connection.client == 2:
@@ -610,6 +624,8 @@ class ConnectionTable:
     def _leave(self, connection: Connection) -> cython.int:
         """The application does not want this connection: its kept bytes are ignored, and all that comes."""
         stream: Stream
+        if connection.forward is None:
+            return 0
         self.left += 1
         for stream in (connection.forward, connection.backward):
             stream.consumer = None
@@ -620,8 +636,10 @@ class ConnectionTable:
     @cython.cfunc
     @cython.exceptval(-1)
     def _release(self, connection: Connection) -> cython.int:
-        """Breaks the circles of references; only the addresses stay."""
+        """Breaks the circles of references; only the addresses and the numbers of the first bytes stay."""
         if connection.forward is not None:
+            connection.a_first = connection.forward.first_seq
+            connection.b_first = connection.backward.first_seq
             connection.forward.peer = None
             connection.backward.peer = None
             connection.forward.consumer = None

@@ -145,6 +145,11 @@ class _Child:
         """What it said to a person: without its lines of JSON."""
         return [line for line in self.said().splitlines() if not line.startswith("{")]
 
+    def why(self) -> str:
+        """Why it ended, in one line; of a refusal also the line that names the holder."""
+        refusal = [line.strip().removeprefix("http-capture: ") for line in self.lines()[:2] if "REFUSED" in self.said()]
+        return " ".join(refusal) or self.last_line()
+
     def last_line(self) -> str:
         line = (self.lines() or [f"it ended with {self.process.poll()} and said nothing"])[-1]
         return line.removeprefix("http-capture: ")
@@ -209,8 +214,7 @@ class _Demo:
         deadline = time.monotonic() + STEP_SECONDS
         while f"recording {loopback}" not in capture.said():
             if capture.process.poll() is not None:
-                refused = [line for line in capture.lines() if "REFUSED" in line]
-                return refused[0].removeprefix("http-capture: ") if refused else capture.last_line()
+                return capture.why()
             if time.monotonic() > deadline:
                 capture.end()
                 return f"the capture was not ready within {STEP_SECONDS:g} s"
@@ -539,11 +543,11 @@ class _TapHandler(socketserver.BaseRequestHandler):
     def _pass(self, conversation: _Conversation, other: dict[socket.socket, socket.socket]) -> None:
         with selectors.DefaultSelector() as selector:
             for side in other:
-                selector.register(side, selectors.EVENT_READ)
+                side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                selector.register(side, selectors.EVENT_READ, side)
             while selector.get_map():
                 for key, _ in selector.select():
-                    side = key.fileobj
-                    assert isinstance(side, socket.socket)
+                    side = key.data
                     data = side.recv(65536)
                     conversation.passed.append((time.time_ns(), side is self.request, data))
                     if data:
@@ -617,7 +621,7 @@ def _consume(brokers: str, topic: str) -> None:
     while partitions:
         if time.monotonic() > deadline:
             sys.exit(f"no end of {len(partitions)} partitions within {STEP_SECONDS:g} s")
-        message = consumer.poll(0.1)
+        message: Any = consumer.poll(0.1)
         if message is None:
             continue
         if message.error() is None:

@@ -5,7 +5,8 @@ from http_capture.capture.http.exchange cimport Exchange
 from http_capture.capture.http.message cimport HeaderIndex, Message
 
 cdef class Identity:
-    cdef public bytes source, destination, network, hashed, key, client
+    cdef public bytes text, key, client
+    cdef public Py_ssize_t hashed_end, source_end, destination_end, network_end
     cdef public bint used
 
 cdef class Encoder:
@@ -17,13 +18,15 @@ cdef class Encoder:
     cdef Py_ssize_t at, room
     cdef HeaderIndex index
     cdef bytes observer, tail
-    cdef object host, iface, instance
+    cdef object host_header, iface_header, instance_header, window
+    cdef bytes host, agent, referer
+    cdef int[::1] seen
+    cdef int round
     cdef int key_kind
     cdef bint redact, keep_unknown
     cdef frozenset redact_headers, redact_names, url_headers
     cdef bytes header_table, secret_table
     cdef dict seconds, mime_types, hosts
-    cdef int host_value, user_agent_value, referer_value
 
     cpdef bytes encode(self, Exchange exchange)
     cdef int _reserve(self, Py_ssize_t size) except? -1
@@ -48,3 +51,7 @@ cdef class Encoder:
     cdef int _packed(self, bint v4, unsigned long long high, unsigned long long low) except? -1
     cdef int _number(self, unsigned long long value, int size) except? -1
     cdef bytes _cut(self, Py_ssize_t begin)
+    cdef int _part(self, bytes data, Py_ssize_t start, Py_ssize_t end) except? -1
+    cdef bint _plain_fields(self, bytes head, Py_ssize_t start) except? -1
+    cdef int _any_fields(self, bytes head, Py_ssize_t start) except? -1
+    cdef int _special_value(self, bytes name, bytes value) except? -1

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import socket
+from array import array
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -45,7 +46,6 @@ _KEYS = {"connection": 0, "client": 1, "host": 2, "id": 3}
 _URL_HEADERS = frozenset((b"referer", b"location", b"content-location"))
 _HOST = cython.declare(cython.int, hash_name(b"host"))
 _USER_AGENT = cython.declare(cython.int, hash_name(b"user-agent"))
-_REFERER = cython.declare(cython.int, hash_name(b"referer"))
 _MAX_CACHED = cython.declare(cython.int, 4096)
 _AUTHORITY = re.compile(rb"(?:[^@/]*@)?(\[[0-9A-Fa-f:.]+\]|[^:/\[\]@]*)(?::([0-9]{1,5}))?\Z")
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)\Z", re.DOTALL)
@@ -70,10 +70,14 @@ def name_table(names: frozenset[bytes]) -> bytes:
 
 @cython.cclass
 class Identity:
-    """What all records of a connection share, as ready bytes."""
+    """What all records of a connection share, as ready bytes: parts of `text`, each up to the end that is named.
+
+    hashed: what goes into every id; source, destination, network: JSON. key and client are Kafka keys. used: a record
+    of the connection has been written."""
 
     def __init__(self) -> None:
-        self.client = self.source = self.destination = self.network = self.hashed = self.key = b""
+        self.text = self.key = self.client = b""
+        self.hashed_end = self.source_end = self.destination_end = self.network_end = 0
         self.used = False
 
 
@@ -88,6 +92,7 @@ class Encoder:
     ) -> None:  # fmt: skip
         self.out = bytearray(1 << 16)
         self.view = self.out
+        self.window = memoryview(self.out)
         self.at = 0
         self.room = 1 << 16
         self.index = HeaderIndex(max_headers)
@@ -96,22 +101,24 @@ class Encoder:
         self.keep_unknown = keep_unknown
         self.redact_headers = frozenset(name.lower().encode() for name in redact_headers) if redact else frozenset()
         self.redact_names = frozenset(name.lower().encode() for name in redact_names) if redact else frozenset()
-        self.url_headers = _URL_HEADERS if redact else frozenset()
+        self.url_headers = _URL_HEADERS
         self.header_table = name_table(self.redact_headers | self.url_headers)
         self.secret_table = name_table(self.redact_names)
         self.seconds = {}
         self.mime_types = {}
         self.hosts = {}
-        self.host_value = self.user_agent_value = self.referer_value = -1
+        self.host = self.agent = self.referer = None
+        self.seen = array("i", bytes(4 * 1024))
+        self.round = 0
         ingress = f',"ingress":{{"interface":{{"name":{json.dumps(interface)}}}}}' if interface else ""
         self.observer = (
             f'"observer":{{"hostname":{json.dumps(hostname)},"version":{json.dumps(version)}'
             f',"product":"{PRODUCT}"{ingress}}},"http_capture":{{"complete":'
         ).encode()
         self.tail = f',"instance":{json.dumps(instance)},"schema":"{SCHEMA}"}}}}'.encode()
-        self.host = ("host", hostname.encode())
-        self.iface = ("iface", (interface or "").encode())
-        self.instance = ("instance", instance.encode())
+        self.host_header = ("host", hostname.encode())
+        self.iface_header = ("iface", (interface or "").encode())
+        self.instance_header = ("instance", instance.encode())
         self.key = self.value = self.event_id = b""
         self.headers = []
         self.timestamp_ms = 0
@@ -143,10 +150,10 @@ class Encoder:
             if response.last_ns > last_ns:
                 last_ns = response.last_ns
         self.at = 0
-        self._put(identity.hashed)
+        self._part(identity.text, 0, identity.hashed_end)
         self._number(first.seq, 4)
         self._put(first.head)
-        self.event_id = hashlib.blake2b(memoryview(self.out)[: self.at], digest_size=16).hexdigest().encode()
+        self.event_id = hashlib.blake2b(self.window[: self.at], digest_size=16).hexdigest().encode()
         self.at = 0
         self._put(b'{"@timestamp":"')
         self._time(first.first_ns)
@@ -164,11 +171,11 @@ class Encoder:
             self._put(b',"outcome":"success","dataset":"http"},')
         else:
             self._put(b',"outcome":"failure","dataset":"http"},')
-        self._put(identity.source)
+        self._part(identity.text, identity.hashed_end, identity.source_end)
         self._integer(sent)
-        self._put(identity.destination)
+        self._part(identity.text, identity.source_end, identity.destination_end)
         self._integer(received)
-        self._put(identity.network)
+        self._part(identity.text, identity.destination_end, identity.network_end)
         self._put(b'"http":{')
         version = _VERSIONS.get(first.version)
         if version is not None:
@@ -177,14 +184,13 @@ class Encoder:
             self._put(b'"request":{"method":"')
             self._text(request.method, 0, len(request.method))
             self._put(b'","headers":')
+            self.referer = None
             self._fields(request.head, request.headers_start)
-            if self.host_value >= 0:
-                domain = self.index.value(request.head, self.host_value)
-            if self.user_agent_value >= 0:
-                agent = self.index.value(request.head, self.user_agent_value)
-            if self.referer_value >= 0:
+            domain = self.host
+            agent = self.agent
+            if self.referer is not None:
                 self._put(b',"referrer":')
-                self._field_value(request.head, self.referer_value)
+                self._string(self.referer)
             if request.content_type is not None:
                 self._put(b',"mime_type":')
                 self._string(self._mime_type(request.content_type))
@@ -239,7 +245,7 @@ class Encoder:
         self._put(b',"midstream":true' if connection.midstream else b',"midstream":false')
         self._timing(exchange, connection, identity)
         self._put(self.tail)
-        self.value = bytes(memoryview(self.out)[: self.at])
+        self.value = self.window[: self.at].tobytes()
         self.timestamp_ms = first.first_ns // 1_000_000
         if self.key_kind == 0:
             self.key = identity.key
@@ -249,7 +255,7 @@ class Encoder:
             self.key = domain if domain is not None else b""
         else:
             self.key = self.event_id
-        self.headers = [("id", self.event_id), self.instance, self.host, self.iface, ("schema", _SCHEMA)]
+        self.headers = [("id", self.event_id), self.instance_header, self.host_header, self.iface_header, ("schema", _SCHEMA)]
         return self.value
 
     # --- parts ---
@@ -266,31 +272,34 @@ class Encoder:
         destination_high: cython.ulonglong = connection.a_high if swapped else connection.b_high
         destination_low: cython.ulonglong = connection.a_low if swapped else connection.b_low
         destination_port: cython.int = connection.a_port if swapped else connection.b_port
-        server: bytes
-        begin: cython.Py_ssize_t
+        digest: bytes
         self.at = 0
+        # Community ID version 1: a SHA-1 over seed, addresses, protocol, padding and ports, the smaller end first.
+        self._number(0, 2)
+        if source_high > destination_high or (
+            source_high == destination_high
+            and (source_low > destination_low or (source_low == destination_low and source_port > destination_port))
+        ):
+            self._packed(v4, destination_high, destination_low)
+            self._packed(v4, source_high, source_low)
+            self._number(0x0600, 2)
+            self._number(destination_port, 2)
+            self._number(source_port, 2)
+        else:
+            self._packed(v4, source_high, source_low)
+            self._packed(v4, destination_high, destination_low)
+            self._number(0x0600, 2)
+            self._number(source_port, 2)
+            self._number(destination_port, 2)
+        digest = hashlib.sha1(self._cut(0), usedforsecurity=False).digest()
         self._address(v4, source_high, source_low)
         identity.client = self._cut(0)
-        self._address(v4, destination_high, destination_low)
-        server = self._cut(0)
-        self._put(b'"source":{"ip":"')
-        self._put(identity.client)
-        self._put(b'","port":')
-        self._integer(source_port)
-        self._put(b',"bytes":')
-        identity.source = self._cut(0)
-        self._put(b'},"destination":{"ip":"')
-        self._put(server)
-        self._put(b'","port":')
-        self._integer(destination_port)
-        self._put(b',"bytes":')
-        identity.destination = self._cut(0)
         self._put(b"" if v4 else b"[")
         self._put(identity.client)
         self._put(b":" if v4 else b"]:")
         self._integer(source_port)
         self._put(b"-" if v4 else b"-[")
-        self._put(server)
+        self._address(v4, destination_high, destination_low)
         self._put(b":" if v4 else b"]:")
         self._integer(destination_port)
         identity.key = self._cut(0)
@@ -298,25 +307,22 @@ class Encoder:
         self._number(source_port, 2)
         self._packed(v4, destination_high, destination_low)
         self._number(destination_port, 2)
-        identity.hashed = self._cut(0)
-        # Community ID version 1: a SHA-1 over seed, addresses, protocol, padding and ports, the smaller end first.
-        if source_high > destination_high or (
-            source_high == destination_high
-            and (source_low > destination_low or (source_low == destination_low and source_port > destination_port))
-        ):
-            source_high, destination_high = destination_high, source_high
-            source_low, destination_low = destination_low, source_low
-            source_port, destination_port = destination_port, source_port
-        self._number(0, 2)
-        self._packed(v4, source_high, source_low)
-        self._packed(v4, destination_high, destination_low)
-        self._number(0x0600, 2)
-        self._number(source_port, 2)
-        self._number(destination_port, 2)
-        server = hashlib.sha1(self._cut(0), usedforsecurity=False).digest()
+        identity.hashed_end = self.at
+        self._put(b'"source":{"ip":"')
+        self._put(identity.client)
+        self._put(b'","port":')
+        self._integer(source_port)
+        self._put(b',"bytes":')
+        identity.source_end = self.at
+        self._put(b'},"destination":{"ip":"')
+        self._address(v4, destination_high, destination_low)
+        self._put(b'","port":')
+        self._integer(destination_port)
+        self._put(b',"bytes":')
+        identity.destination_end = self.at
         self._put(b'},"network":{"type":"ipv4"' if v4 else b'},"network":{"type":"ipv6"')
         self._put(b',"transport":"tcp","protocol":"http","community_id":"1:')
-        self._put(binascii.b2a_base64(server, newline=False))
+        self._put(binascii.b2a_base64(digest, newline=False))
         self._put(b'"')
         if connection.vlan >= 0:
             self._put(b',"vlan":{"id":"')
@@ -327,7 +333,8 @@ class Encoder:
             self._integer(connection.inner_vlan)
             self._put(b'"}}')
         self._put(b"},")
-        identity.network = self._cut(0)
+        identity.network_end = self.at
+        identity.text = self._cut(0)
         return identity
 
     @cython.cfunc
@@ -369,7 +376,7 @@ class Encoder:
     @cython.cfunc
     def _cut(self, begin: cython.Py_ssize_t) -> bytes:
         """Takes what was put since `begin` out again."""
-        data: bytes = bytes(memoryview(self.out)[begin : self.at])
+        data: bytes = self.window[begin : self.at].tobytes()
         self.at = begin
         return data
 
@@ -405,7 +412,141 @@ class Encoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _fields(self, head: bytes, start: cython.Py_ssize_t) -> cython.int:
-        """The header fields as an object: lower-case name -> list of values in wire order."""
+        """The header fields as an object: lower-case name -> list of values in wire order.
+
+        Leaves the first Host and User-Agent in `host` and `agent`, and the Referer, redacted, in `referer`."""
+        begin: cython.Py_ssize_t = self.at
+        self.host = self.agent = None
+        if not self._plain_fields(head, start):
+            self.at = begin
+            self.host = self.agent = None
+            self._any_fields(head, start)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _plain_fields(self, head: bytes, start: cython.Py_ssize_t) -> cython.bint:
+        """_fields in one pass, for heads as nearly all are: ASCII, no name twice, nothing folded. False: not such a one."""
+        lower: bytes = LOWER
+        escapes: bytes = _ESCAPES
+        special: bytes = self.header_table
+        seen: cython.int[::1] = self.seen
+        out: cython.uchar[::1]
+        end: cython.Py_ssize_t = len(head)
+        at: cython.Py_ssize_t = start
+        to: cython.Py_ssize_t
+        field: cython.Py_ssize_t
+        line: cython.Py_ssize_t
+        value: cython.Py_ssize_t
+        last: cython.Py_ssize_t
+        stop: cython.Py_ssize_t
+        h: cython.int
+        c: cython.uchar
+        self._reserve(6 * (end - start) + 64)
+        out = self.view
+        to = self.at
+        out[to] = 123
+        to += 1
+        self.round += 1
+        if self.round > 1 << 30:
+            self.round = 1
+            seen[:] = 0
+        while at < end:
+            c = head[at]
+            if c == 10 or (c == 13 and at + 1 < end and head[at + 1] == 10):
+                break
+            line = at
+            field = to
+            out[to] = 34
+            to += 1
+            h = 0
+            while at < end:
+                c = lower[head[at]]
+                if c <= 32 or c >= 127 or c == 34 or c == 92 or c == 58:
+                    break
+                out[to] = c
+                to += 1
+                h = (h * 31 + c) & 0x3FFFFFF
+                at += 1
+            if at >= end or c != 58 or at == line or seen[h & 1023] == self.round:
+                return False
+            seen[h & 1023] = self.round
+            stop = at
+            at += 1
+            out[to] = 34
+            out[to + 1] = 58
+            out[to + 2] = 91
+            out[to + 3] = 34
+            to += 4
+            while at < end and (head[at] == 32 or head[at] == 9):
+                at += 1
+            value = at
+            field = to
+            last = to
+            while at < end:
+                c = head[at]
+                if c == 10:
+                    break
+                if c > 127:
+                    return False
+                if escapes[c] == 0:
+                    out[to] = c
+                    to += 1
+                    if c != 32:
+                        last = to
+                elif c == 13 or c == 9:
+                    out[to] = 92
+                    out[to + 1] = escapes[c]
+                    to += 2
+                elif escapes[c] == 1:
+                    return False
+                else:
+                    out[to] = 92
+                    out[to + 1] = escapes[c]
+                    to += 2
+                    last = to
+                at += 1
+            if at + 1 < end and (head[at + 1] == 32 or head[at + 1] == 9):  # folded
+                return False
+            to = last
+            if special[h & 4095]:
+                self.at = field
+                self._special_value(head[line:stop].lower(), head[value:at].strip(b" \t\r"))
+                self._reserve(6 * (end - at) + 64)
+                out = self.view
+                to = self.at
+            elif h == _HOST:
+                if stop - line == 4:
+                    self.host = head[value:at].strip(b" \t\r")
+            elif h == _USER_AGENT and stop - line == 10:
+                self.agent = head[value:at].strip(b" \t\r")
+            out[to] = 34
+            out[to + 1] = 93
+            out[to + 2] = 44
+            to += 3
+            at += 1
+        if out[to - 1] == 44:
+            to -= 1
+        out[to] = 125
+        self.at = to + 1
+        return True
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _special_value(self, name: bytes, value: bytes) -> cython.int:
+        """A value that may have to be redacted, without its quotes."""
+        if name in self.redact_headers:
+            return self._put(REDACTED)
+        if name in self.url_headers:
+            value = self._clean(value)
+            if name == b"referer":
+                self.referer = value
+        return self._text(value, 0, len(value))
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _any_fields(self, head: bytes, start: cython.Py_ssize_t) -> cython.int:
+        """_fields of any head."""
         index: HeaderIndex = self.index
         count: cython.int
         i: cython.int
@@ -420,21 +561,17 @@ class Encoder:
         name: bytes
         index.scan(head, start, 0)
         count = index.count
-        self.host_value = self.user_agent_value = self.referer_value = -1
         self._put(b"{")
         if count > 64:  # comparing all pairs would be quadratic
             seen = set()
         for i in range(count):
             h = index.name_hash(i)
             if h == _HOST:
-                if self.host_value < 0 and index.named(head, i, b"host"):
-                    self.host_value = i
+                if self.host is None and index.named(head, i, b"host"):
+                    self.host = index.value(head, i)
             elif h == _USER_AGENT:
-                if self.user_agent_value < 0 and index.named(head, i, b"user-agent"):
-                    self.user_agent_value = i
-            elif h == _REFERER:
-                if self.referer_value < 0 and index.named(head, i, b"referer"):
-                    self.referer_value = i
+                if self.agent is None and index.named(head, i, b"user-agent"):
+                    self.agent = index.value(head, i)
             if seen is not None:
                 name = index.name(head, i)
                 if name in seen:
@@ -484,24 +621,21 @@ class Encoder:
     @cython.exceptval(-1)
     def _field_value(self, head: bytes, i: cython.int) -> cython.int:
         index: HeaderIndex = self.index
-        name: bytes
-        if self.header_table[index.name_hash(i) & 4095]:
-            name = index.name(head, i)
-            if name in self.redact_headers:
-                return self._string(REDACTED)
-            if name in self.url_headers:
-                return self._string(self._clean(index.value(head, i)))
-        if index.folded:
-            return self._string(index.value(head, i))
         self._put(b'"')
-        self._text(head, index.value_start(i), index.value_end(i))
+        if self.header_table[index.name_hash(i) & 4095]:
+            self._special_value(index.name(head, i), index.value(head, i))
+        elif index.folded:
+            value = index.value(head, i)
+            self._text(value, 0, len(value))
+        else:
+            self._text(head, index.value_start(i), index.value_end(i))
         return self._put(b'"')
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _url(self, request: Message, host: bytes) -> cython.int:
         """The target (RFC 9112 section 3.2): origin, absolute, authority or asterisk form."""
-        target: bytes = self._clean(request.target) if self.redact else request.target
+        target: bytes = self._clean(request.target)
         authority: bytes = host
         scheme: bytes = b"http"
         begin: cython.Py_ssize_t = 0  # of the path
@@ -591,7 +725,7 @@ class Encoder:
                 self._put(b',"decoded_bytes":')
                 self._integer(whole)
         elif message.kept is not None:
-            content = bytes(message.kept)
+            content = b"".join(message.kept)
         if content is not None and message.body_bytes > 0:
             if not content.isascii():
                 valid = _utf8_length(content, len(content) < whole)
@@ -632,9 +766,11 @@ class Encoder:
 
     @cython.cfunc
     def _clean(self, target: bytes) -> bytes:
-        """A request target or URL with the values of secret query fields, and a password before the host, redacted."""
+        """A request target or URL, where redaction is on with the values of secret query fields, and a password before the host, redacted."""
         mark: cython.Py_ssize_t = 0
         end: cython.Py_ssize_t = len(target)
+        if not self.redact:
+            return target
         while mark < end and target[mark] != 63 and target[mark] != 64:
             mark += 1
         if mark == end:
@@ -700,6 +836,7 @@ class Encoder:
             self.room = 2 * (self.at + size)
             self.out = self.out[: self.at] + bytearray(self.room - self.at)
             self.view = self.out
+            self.window = memoryview(self.out)
         return 0
 
     @cython.cfunc
@@ -716,6 +853,20 @@ class Encoder:
         for i in range(size):
             out[at + i] = data[i]
         self.at = at + size
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _part(self, data: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+        """data[start:end] as it is."""
+        at: cython.Py_ssize_t = self.at - start
+        i: cython.Py_ssize_t
+        out: cython.uchar[::1]
+        self._reserve(end - start)
+        out = self.view
+        for i in range(start, end):
+            out[at + i] = data[i]
+        self.at = at + end
         return 0
 
     @cython.cfunc

@@ -7,7 +7,8 @@ A stream is `unstarted` (its first sequence number is not known), then `started`
     started   --all bytes up to the FIN delivered, or close()--> closed
 
 Invariants:
-- `position` counts the bytes delivered or given up since the start; `next_seq` is the sequence number of that position.
+- `position` counts the bytes delivered or given up since the first segment seen; `next_seq` is the sequence number of
+  that position, `first_seq` that of the first byte (-1 until started).
 - `pieces` lie ahead of `position`, sorted, without overlap, and are copies; their bytes are `buffered_bytes`.
 - Each payload byte is in exactly one counter of `Reassembly`: delivered, retransmitted, ignored, discarded, buffered.
 
@@ -15,7 +16,8 @@ Overlap: the bytes that came first stay (as Suricata's `first` policy). A hole i
 acknowledged past it and the reorder window is over (then the capture has lost it: a gap), or the buffer is full.
 
 A segment is not delivered before the bytes of the other direction that it acknowledges: what its sender had seen is
-seen first, however the mirror ordered the frames. So a response never comes before its request.
+seen first, however the mirror ordered the frames. So a response never comes before its request. Where no segment of the
+other direction was seen yet, the first bytes after a SYN tell where it begins (`expected`), for the reorder window.
 """
 
 import cython
@@ -106,7 +108,9 @@ class Stream:
         self.consumer = None
         self.peer = None
         self.seen = self.started = self.closed = False
+        self.expected = self.from_syn = False
         self.next_seq = self.position = 0
+        self.first_seq = -1
         self.fin_position = -1
         self.acked_position = 0
         self.hole_since_ns = self.acked_since_ns = 0
@@ -121,9 +125,8 @@ class Stream:
             return 0
         if self.seen:
             self.position += difference(seq, self.next_seq)
-        self.next_seq = seq
-        self.seen = True
-        self.started = True
+        self.next_seq = self.first_seq = seq
+        self.seen = self.started = self.from_syn = True
         if self.pieces is not None:
             self._drop_before()
         return 0
@@ -147,7 +150,11 @@ class Stream:
             return 0
         if not self.seen:
             self.seen = True
-            self.next_seq = seq
+            if self.expected:
+                self.first_seq = self.next_seq
+                self.started = True
+            else:
+                self.next_seq = seq
             self.hole_since_ns = timestamp_ns
         ahead = difference(seq, self.next_seq)
         if ahead > _FAR or ahead < -_FAR:
@@ -165,9 +172,11 @@ class Stream:
             end -= ahead
             length = captured
         if length > 0 or captured > 0:
-            if self.started and self.pieces is None and offset == self.position and (ack < 0 or not self.peer.behind(ack)):
+            if self.started and self.pieces is None and offset == self.position and not self._early(seq, ack, timestamp_ns):
                 if captured:
                     self._deliver(buffer, start, end, ack, timestamp_ns)
+                    if self.acked_since_ns != 0:
+                        self.acked_since_ns = timestamp_ns  # the hole that is now the first is a new one
                 if length > captured:
                     self._gap(length - captured, timestamp_ns, True)
             else:
@@ -180,12 +189,30 @@ class Stream:
     @cython.ccall
     @cython.exceptval(check=False)
     def behind(self, ack: cython.longlong) -> cython.bint:
-        """True where this stream still lacks bytes that `ack` acknowledges."""
+        """True where this stream still lacks bytes that `ack` acknowledges, or may lack them: it has not started."""
         ahead: cython.longlong
-        if not self.started or self.closed:
+        if self.closed:
             return False
+        if not self.started and not self.expected:
+            return self.seen
         ahead = difference(ack, self.next_seq)
         return 0 < ahead <= _FAR and not (self.fin_position >= 0 and self.position >= self.fin_position)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _early(self, seq: cython.longlong, ack: cython.longlong, timestamp_ns: cython.longlong) -> cython.bint:
+        """True where the next bytes, numbered `seq`, have to wait for the peer."""
+        peer: Stream = self.peer
+        if ack < 0:
+            return False
+        if not peer.started and self.from_syn and seq == self.first_seq:  # whoever speaks first has received nothing
+            if peer.seen:
+                peer.start(ack)
+            elif not peer.expected and not peer.closed:
+                peer.expected = True
+                peer.next_seq = ack
+                peer.hole_since_ns = timestamp_ns
+        return peer.behind(ack)
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -211,13 +238,13 @@ class Stream:
         True where anything was delivered."""
         piece: Piece
         any_delivered: cython.bint = False
-        if self.pieces is None or not self.started:
+        if not self.started or self.closed:
             return False
         while self.pieces:
             piece = self.pieces[0]
             if piece.start > self.position:
                 break
-            if not force and piece.ack >= 0 and self.peer.behind(piece.ack):
+            if not force and self._early(self.next_seq, piece.ack, timestamp_ns):
                 break
             del self.pieces[0]
             self.buffered_bytes -= piece.end - piece.start + _PIECE_OVERHEAD
@@ -229,7 +256,9 @@ class Stream:
                 self._deliver(piece.buffer, 0, piece.end - piece.start, piece.ack, piece.timestamp_ns)
             if self.closed:
                 return True
-        if not self.pieces:
+        if any_delivered and self.acked_since_ns != 0:
+            self.acked_since_ns = timestamp_ns
+        if self.pieces is not None and not self.pieces:
             self.pieces = None
             self.hole_since_ns = 0
         if self.fin_position >= 0 and self.position >= self.fin_position:
@@ -238,26 +267,30 @@ class Stream:
 
     @cython.ccall
     @cython.exceptval(-1)
-    def give_up(self, timestamp_ns: cython.longlong) -> cython.int:
-        """Stops waiting: starts an unstarted stream where its bytes begin, turns acknowledged holes (or, where the
-        next piece is all there is to go on, the first hole) into gaps, and delivers what follows."""
+    def give_up(self, timestamp_ns: cython.longlong, acknowledged: cython.bint) -> cython.int:
+        """Stops waiting: starts an unstarted stream where its bytes begin; in a started one turns holes into gaps, and
+        delivers what follows. `acknowledged`: only the holes that the peer has acknowledged."""
         piece: Piece
         target: cython.longlong
         if self.closed:
             return 0
         if not self.started:
             if not self.seen:
+                self.expected = False
                 return 0
             if self.pieces is not None:
                 piece = self.pieces[0]
                 self.next_seq = advance(self.next_seq, piece.start - self.position)
                 self.position = piece.start
+            self.first_seq = self.next_seq
             self.started = True
             self.hole_since_ns = 0
             self.drain(False, timestamp_ns)
             return 0
         self.drain(True, timestamp_ns)
-        while not self.closed and (self.pieces is not None or self.acked_position > self.position):
+        while not self.closed and (
+            self.acked_position > self.position or (self.pieces is not None and not acknowledged)
+        ):
             target = self.acked_position
             if self.pieces is not None:
                 piece = self.pieces[0]
@@ -267,7 +300,7 @@ class Stream:
                 self._gap(target - self.position, timestamp_ns, False)
             self.drain(True, timestamp_ns)
         self.acked_since_ns = 0
-        self.hole_since_ns = 0
+        self.hole_since_ns = timestamp_ns if self.pieces is not None else 0
         if not self.closed and self.fin_position >= 0 and self.position >= self.fin_position:
             self._finish(timestamp_ns)
         return 0
@@ -279,8 +312,8 @@ class Stream:
         if self.closed:
             return 0
         if not self.started and self.seen:
-            self.give_up(timestamp_ns)
-        self.give_up(timestamp_ns)
+            self.give_up(timestamp_ns, False)
+        self.give_up(timestamp_ns, False)
         if not self.closed:
             self.closed = True
             if self.consumer is not None:
@@ -398,8 +431,8 @@ class Stream:
         if self.buffered_bytes > totals.max_buffered_per_direction or totals.buffered_bytes > totals.max_buffered:
             totals.holes_given_up_for_memory += 1
             if not self.started:
-                self.give_up(timestamp_ns)
-            self.give_up(timestamp_ns)
+                self.give_up(timestamp_ns, False)
+            self.give_up(timestamp_ns, False)
         return 0
 
     @cython.cfunc

@@ -39,7 +39,9 @@ class Ledger:
         lines = []
         for stage, numbers in self.sections.items():
             shown = [
-                f"{name} {_grouped(value)}" for name, value in numbers.items() if value or name in _ALWAYS.get(stage, ())
+                f"{name} {_grouped(value)}"
+                for name, value in numbers.items()
+                if (any(value.values()) if isinstance(value, dict) else value) or name in _ALWAYS.get(stage, ())
             ]
             lines.append(f"  {stage:<12} {', '.join(shown) if shown else 'none'}")
         lines.append("  balanced     " + ("yes" if self.balanced else "NO: " + "; ".join(self.imbalances)))

@@ -63,6 +63,14 @@ def needs_network(test):  # type: ignore[no-untyped-def]
     return pytest.mark.root(pytest.mark.skipif(bool(why_not()), reason=why_not())(test))
 
 
+def unprivileged() -> list[str]:
+    """The beginning of a command that runs the rest as another user, without any capability; setpriv(1).
+
+    It may read everything, as the interpreter of the tests may lie in the home of root."""
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all,+dac_read_search",
+            "--ambient-caps=-all,+dac_read_search", "--bounding-set=-all,+dac_read_search"]  # fmt: skip
+
+
 def ip(*arguments: str, namespace: str = "") -> None:
     """Runs ip(8); CalledProcessError with its message where it fails."""
     prefix = ("-n", namespace) if namespace else ()

@@ -90,7 +90,7 @@ class HttpApplication(Application):
     @cython.exceptval(-1)
     def left(self, connection: Connection) -> cython.int:
         conversation: HttpConnection = connection.application
-        if conversation is not None:
+        if conversation is not None and conversation.forward is not None:
             conversation.forward._skip_pending()
             conversation.backward._skip_pending()
             conversation._forget()

@@ -28,6 +28,6 @@ cdef class Message:
     cdef public long long body_bytes, wire_bytes, gap_bytes
     cdef public bint cut
     cdef public int incomplete
-    cdef public bytearray kept
+    cdef public list kept
     cdef public object decoder
-    cdef public Py_ssize_t kept_limit
+    cdef public Py_ssize_t kept_bytes

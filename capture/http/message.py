@@ -183,7 +183,7 @@ class Message:
     seq, ack: sequence number of its first byte and acknowledgement number of the segment that brought it.
     first_ns, last_ns: frame times of its first and last byte. version: 9, 10, 11, or 0 where it is none of these.
     body_bytes: transfer-decoded length, the true one; wire_bytes: all of the message as sent; gap_bytes: lost of it.
-    kept: the first bytes of the body, content-decoded by `decoder` where there is one. ended: its last byte was seen;
+    kept: the first kept_bytes bytes of the body, in pieces; or `decoder` has them, decoded. ended: its last byte was seen;
     incomplete: why it is not whole, one of REASONS.
     """
 
@@ -203,4 +203,4 @@ class Message:
         self.incomplete = 0
         self.kept = None
         self.decoder = None
-        self.kept_limit = 0
+        self.kept_bytes = 0

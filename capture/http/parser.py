@@ -914,7 +914,7 @@ class Parser(Consumer):
                     max_ratio=limits.max_ratio,
                 )  # fmt: skip
                 return 0
-        message.kept = bytearray()
+        message.kept = []
         return 0
 
     @cython.cfunc
@@ -932,11 +932,12 @@ class Parser(Consumer):
             if message.decoder is not None:
                 message.decoder.feed(bytes(data[start:end]))
             else:
-                room = self.limits.max_kept_bytes - len(message.kept)
-                if room >= size:
-                    message.kept += data[start:end]
-                elif room > 0:
-                    message.kept += data[start : start + room]
+                room = self.limits.max_kept_bytes - message.kept_bytes
+                if room > 0:
+                    if size > room:
+                        size = room
+                    message.kept.append(bytes(data[start : start + size]))
+                    message.kept_bytes += size
         return 0
 
     @cython.cfunc

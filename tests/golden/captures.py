@@ -15,11 +15,26 @@ from typing import Any
 
 import brotli
 import zstandard
-from traffic import ACK, ETHERNET, PSH, RAW, SYN, Conversation, Frame, chunked, fragment, http_request, http_response, mix
+from traffic import (
+    ACK,
+    ETHERNET,
+    PSH,
+    RAW,
+    SYN,
+    Conversation,
+    Frame,
+    chunked,
+    fragment,
+    http_request,
+    http_response,
+    mix,
+)
 
 TEXT = (("Content-Type", "text/plain"),)
 CHUNKED = (*TEXT, ("Transfer-Encoding", "chunked"))
 SECOND_NS = 1_000_000_000
+OTHER = ("10.0.0.1", 40001)
+BETWEEN = {"start_ns": 1_700_000_000_123_456_789, "step_ns": 1_000_001}
 
 
 @dataclass(frozen=True)
@@ -118,7 +133,7 @@ def empty_lines_between_messages() -> Capture:
 
 def two_connections() -> Capture:
     """Frames of two connections in turn: two exchanges, in the order in which they end."""
-    one = _exchange(_get(1), _text("one"), client=("10.0.0.1", 40001))
+    one = _exchange(_get(1), _text("one"), client=OTHER)
     two = _exchange(_get(2), _text("two"), client=("10.0.0.1", 40002), start_ns=one.frames[0][0] + 500_000)
     return Capture(mix(one, two))
 
@@ -228,7 +243,7 @@ def conflicting_lengths() -> Capture:
     conversation.send("client", http_request("POST", "/same", same, b"hello"))
     conversation.send("server", _text("same"))
     conversation.close()
-    other = _opened(client=("10.0.0.1", 40001), start_ns=conversation.now_ns)
+    other = _opened(client=OTHER, start_ns=conversation.now_ns)
     different = (("Host", "example.test"), *TEXT, ("Content-Length", "5"), ("Content-Length", "7"))
     other.send("client", http_request("POST", "/different", different, b"hello"))
     other.send("server", _text("bad", ("Connection", "close"), status=400, reason="Bad Request"))
@@ -403,9 +418,7 @@ def bodies_none() -> Capture:
 
 def body_over_the_limit() -> Capture:
     """The kept part ends between two characters, never inside one; `bytes` is the whole length."""
-    return Capture(
-        _exchange(http_request(), _text("äöü" * 10, status=200)).frames, {"body": {"max_kept_bytes": 15}}
-    )
+    return Capture(_exchange(http_request(), _text("äöü" * 10, status=200)).frames, {"body": {"max_kept_bytes": 15}})
 
 
 # --- heads
@@ -475,7 +488,7 @@ def too_many_fields() -> Capture:
     headers = [(f"X-{i}", "x") for i in range(30)]
     return Capture(
         _exchange(http_request(), _text("body", *headers[:10])).frames
-        + _exchange(_get(1, *headers), _text("body"), client=("10.0.0.1", 40001), start_ns=1_700_000_001 * SECOND_NS).frames,
+        + _exchange(_get(1, *headers), _text("body"), client=OTHER, start_ns=1_700_000_001 * SECOND_NS).frames,
         {"http": {"max_headers": 16}},
         {"messages.too_many_fields": 1},
     )
@@ -621,7 +634,9 @@ def syn_reuse() -> Capture:
     """A new SYN on the same ports before the old connection ended, and its answer: two connections."""
     one = _opened()
     one.send("client", _get(1))
-    two = _exchange(_get(2), _text("answer 2"), client_isn=900_000, server_isn=800_000, start_ns=one.now_ns + 5 * SECOND_NS)
+    two = _exchange(
+        _get(2), _text("answer 2"), client_isn=900_000, server_isn=800_000, start_ns=one.now_ns + 5 * SECOND_NS
+    )
     return Capture(mix(one, two), ledger={"connections.opened": 2})
 
 
@@ -648,7 +663,7 @@ def capture_ends() -> Capture:
     conversation = _opened()
     conversation.send("client", http_request())
     conversation.send("server", _text("0123456789" * 10)[:100])
-    other = _opened(client=("10.0.0.1", 40001), start_ns=conversation.now_ns)
+    other = _opened(client=OTHER, start_ns=conversation.now_ns)
     other.send("client", _get(1))
     return Capture(mix(conversation, other))
 
@@ -657,7 +672,7 @@ def timeouts() -> Capture:
     """Nothing more is seen for longer than the limit: the waiting request is recorded, before the next exchange."""
     conversation = _opened()
     conversation.send("client", _get(1))
-    other = _exchange(_get(2), _text("later"), client=("10.0.0.1", 40001), start_ns=conversation.now_ns + 400 * SECOND_NS)
+    other = _exchange(_get(2), _text("later"), client=OTHER, start_ns=conversation.now_ns + 400 * SECOND_NS)
     return Capture(mix(conversation, other), ledger={"connections.closed.timeout": 1})
 
 
@@ -665,7 +680,7 @@ def evicted() -> Capture:
     """No room for another connection: the oldest is given up, and its request recorded."""
     conversation = _opened()
     conversation.send("client", _get(1))
-    other = _exchange(_get(2), _text("later"), client=("10.0.0.1", 40001), start_ns=conversation.now_ns)
+    other = _exchange(_get(2), _text("later"), client=OTHER, start_ns=conversation.now_ns)
     return Capture(mix(conversation, other), {"tcp": {"max_connections": 1}}, {"connections.closed.evicted": 1})
 
 
@@ -712,13 +727,13 @@ def raw_ip() -> Capture:
 
 def microseconds() -> Capture:
     """A capture in whole microseconds has six digits; an exchange between its frames too."""
-    conversation = _exchange(http_request(), _text("six digits"), start_ns=1_700_000_000_123_456_789, step_ns=1_000_001)
+    conversation = _exchange(http_request(), _text("six digits"), **BETWEEN)
     return Capture(conversation.frames, nanoseconds=False)
 
 
 def nanoseconds() -> Capture:
     """Nine digits where the capture has them."""
-    conversation = _exchange(http_request(), _text("nine digits"), start_ns=1_700_000_000_123_456_789, step_ns=1_000_001)
+    conversation = _exchange(http_request(), _text("nine digits"), **BETWEEN)
     return Capture(conversation.frames)
 
 
@@ -737,7 +752,9 @@ def non_http() -> Capture:
     arp = bytes.fromhex("ffffffffffff020000000001080600010800060400010200000000010a0000010000000000000a000002")
     udp = conversation.frames[0][1]
     udp = udp[:23] + b"\x11" + udp[24:34] + struct.pack("!HHHH", 53, 53, 12, 0) + b"data"
-    return Capture([*conversation.frames, (conversation.now_ns, arp), (conversation.now_ns, udp), (conversation.now_ns, b"")])
+    return Capture(
+        [*conversation.frames, (conversation.now_ns, arp), (conversation.now_ns, udp), (conversation.now_ns, b"")]
+    )
 
 
 def tls() -> Capture:
@@ -777,7 +794,11 @@ def redaction() -> Capture:
         ("Content-Type", "application/x-www-form-urlencoded"),
     )
     request = http_request("POST", "/login?user=a&Password=secret&p=1", headers, b"user=a&%70assword=secret&note=hello")
-    answer = (("Set-Cookie", "sid=secret; Path=/"), ("set-cookie", "b=secret"), ("Location", "/home?session=secret&x=1"))
+    answer = (
+        ("Set-Cookie", "sid=secret; Path=/"),
+        ("set-cookie", "b=secret"),
+        ("Location", "/home?session=secret&x=1"),
+    )
     return _answer(_text("see there", *answer, status=303, reason="See Other"), request)
 
 

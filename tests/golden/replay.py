@@ -3,14 +3,13 @@
 import pathlib
 
 import msgspec
+from golden.captures import Capture
 from http_capture.capture.pipeline import Pipeline
 from http_capture.capture.sink import SinkStats
 from http_capture.capture.source import open_source
 from http_capture.capture.stats import Ledger
 from http_capture.config.settings import Settings
 from traffic import write_pcap
-
-from golden.captures import Capture
 
 Sent = tuple[bytes, bytes, list[tuple[str, bytes]], int]  # key, value, headers, timestamp_ms
 
