@@ -53,9 +53,12 @@ cdef class ConnectionTable:
     cdef bint _repeated(self, Connection connection, Segment segment, bint from_a) noexcept
     cdef int _reset(self, Connection connection, Segment segment, bint from_a) except? -1
     cdef int _settle(self, Connection connection) except? -1
+    cdef bint _give_up(self, Stream stream) except? -1
+    cdef bint _force(self, Connection connection) except? -1
     cdef int _close(self, Connection connection, int reason) except? -1
     cdef int _leave(self, Connection connection) except? -1
     cdef int _release(self, Connection connection) except? -1
     cdef int _finish(self, Connection connection, int reason) except? -1
     cdef bint _unsettled(self, Connection connection)
-    cdef long long _deadline(self, Connection connection)
+    cdef long long _deadline(self, Connection connection) noexcept
+    cdef long long _due(self, Stream stream) noexcept

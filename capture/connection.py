@@ -535,27 +535,34 @@ class ConnectionTable:
         )
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _deadline(self, connection: Connection) -> cython.longlong:
         """When what is waited for is given up, in ns; 0: never, the sender will repair it."""
-        stream: Stream
         deadline: cython.longlong = 0
         at: cython.longlong
         if connection.reset_ns != 0:
             deadline = connection.reset_ns + self.reorder_ns
-        for stream in (connection.forward, connection.backward):
-            at = 0
-            if stream.closed or not (stream.seen or stream.expected):
-                continue
-            if not stream.started:
-                at = stream.hole_since_ns + self.reorder_ns
-            elif stream.acked_since_ns != 0:
-                at = stream.acked_since_ns + self.reorder_ns
-            elif stream.pieces is not None:
-                if not stream.peer.seen:
-                    at = stream.hole_since_ns + self.reorder_ns * _ONE_SIDED
-            if at != 0 and (deadline == 0 or at < deadline):
-                deadline = at
+        at = self._due(connection.forward)
+        if at != 0 and (deadline == 0 or at < deadline):
+            deadline = at
+        at = self._due(connection.backward)
+        if at != 0 and (deadline == 0 or at < deadline):
+            deadline = at
         return deadline
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _due(self, stream: Stream) -> cython.longlong:
+        """The same for what one direction waits for."""
+        if stream.closed or not (stream.seen or stream.expected):
+            return 0
+        if not stream.started:
+            return stream.hole_since_ns + self.reorder_ns
+        if stream.acked_since_ns != 0:
+            return stream.acked_since_ns + self.reorder_ns
+        if stream.pieces is not None and not stream.peer.seen:
+            return stream.hole_since_ns + self.reorder_ns * _ONE_SIDED
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -563,10 +570,8 @@ class ConnectionTable:
         """Delivers what has become deliverable in either direction, and gives up what was waited for long enough."""
         forward: Stream = connection.forward
         backward: Stream = connection.backward
-        stream: Stream
         deadline: cython.longlong
-        rounds: cython.int
-        for rounds in range(64):
+        while True:
             while forward.drain(False, self.now_ns) or backward.drain(False, self.now_ns):
                 pass
             deadline = self._deadline(connection)
@@ -575,18 +580,9 @@ class ConnectionTable:
             if connection.reset_ns != 0 and connection.reset_ns + self.reorder_ns <= self.now_ns:
                 self._close(connection, _RST_REASON)
                 return 0
-            for stream in (forward, backward):
-                if stream.closed or not (stream.seen or stream.expected):
-                    continue
-                if not stream.started:
-                    if stream.hole_since_ns + self.reorder_ns <= self.now_ns:
-                        stream.give_up(self.now_ns, False)
-                elif stream.acked_since_ns != 0:
-                    if stream.acked_since_ns + self.reorder_ns <= self.now_ns:
-                        stream.give_up(self.now_ns, True)
-                elif stream.pieces is not None and not stream.peer.seen:
-                    if stream.hole_since_ns + self.reorder_ns * _ONE_SIDED <= self.now_ns:
-                        stream.give_up(self.now_ns, False)
+            if not (self._give_up(forward) or self._give_up(backward)):
+                if self._due(forward) > self.now_ns or self._due(backward) > self.now_ns or not self._force(connection):
+                    break
         if connection.ignored:
             self._leave(connection)
         elif forward.closed and backward.closed:
@@ -598,25 +594,49 @@ class ConnectionTable:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _close(self, connection: Connection, reason: cython.int) -> cython.int:
-        """Ends both streams, in the order in which their bytes were sent as far as that is known."""
+    def _give_up(self, stream: Stream) -> cython.bint:
+        """Gives up the start or the hole that this stream has waited for long enough. True where there was one."""
+        due_ns: cython.longlong = self._due(stream)
+        if due_ns == 0 or due_ns > self.now_ns:
+            return False
+        if not stream.started:
+            stream.begin(self.now_ns)
+            return True
+        return stream.skip(0 if stream.acked_since_ns != 0 else 2, self.now_ns)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _force(self, connection: Connection) -> cython.bint:
+        """Each direction waits for the other, as after a retransmission with a new acknowledgement: the client first."""
         forward: Stream = connection.forward
         backward: Stream = connection.backward
+        if connection.client == 2:
+            return backward.drain(True, self.now_ns) or forward.drain(True, self.now_ns)
+        return forward.drain(True, self.now_ns) or backward.drain(True, self.now_ns)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _close(self, connection: Connection, reason: cython.int) -> cython.int:
+        """Ends both streams, in the order in which their bytes were sent as far as that is known."""
+        one: Stream = connection.forward
+        two: Stream = connection.backward
         if connection.done:
             return 0
-        if forward is not None:
-            if not forward.started:
-                forward.give_up(self.now_ns, False)
-            if not backward.started:
-                backward.give_up(self.now_ns, False)
-            while forward.drain(False, self.now_ns) or backward.drain(False, self.now_ns):
-                pass
+        if one is not None:
             if connection.client == 2:
-                backward.close(reason, self.now_ns)
-                forward.close(reason, self.now_ns)
-            else:
-                forward.close(reason, self.now_ns)
-                backward.close(reason, self.now_ns)
+                one = connection.backward
+                two = connection.forward
+            one.begin(self.now_ns)
+            two.begin(self.now_ns)
+            while (
+                one.drain(False, self.now_ns) or two.drain(False, self.now_ns)
+                or one.skip(1, self.now_ns) or two.skip(1, self.now_ns)
+                or one.skip(2, self.now_ns) or two.skip(2, self.now_ns)
+                or self._force(connection)
+            ):  # fmt: skip
+                pass
+            one.close(reason, self.now_ns)
+            two.close(reason, self.now_ns)
         return self._finish(connection, reason)
 
     @cython.cfunc

@@ -90,7 +90,8 @@ def main(arguments: list[str]) -> int:
 
 
 class _Interrupts:
-    """A signal to end raises KeyboardInterrupt, once; while `held`, it waits until it is no more."""
+    """A signal to end raises KeyboardInterrupt, once; while `held`, it waits until it is no more. After that one, the
+    process is ending, and further ones change nothing."""
 
     def __init__(self) -> None:
         self.held = False
@@ -107,7 +108,7 @@ class _Interrupts:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, before in self._before.items():
-            signal.signal(number, before)
+            signal.signal(number, signal.SIG_IGN if self.number else before)
 
     def _signal(self, number: int, frame: FrameType | None) -> None:
         self.number = self.number or number

@@ -55,3 +55,4 @@ cdef class Encoder:
     cdef bint _plain_fields(self, bytes head, Py_ssize_t start) except? -1
     cdef int _any_fields(self, bytes head, Py_ssize_t start) except? -1
     cdef int _special_value(self, bytes name, bytes value) except? -1
+    cdef int _again(self, Py_ssize_t begin, Py_ssize_t end) except? -1

@@ -32,7 +32,7 @@ from .http.message import hash_name
 from .record import MESSAGES, PRODUCT, REDACTED, SCHEMA
 
 _DIGITS = cython.declare(bytes, b"0123456789abcdef")
-LOWER = cython.declare(bytes, bytes(range(256)).lower())
+_LOWER = cython.declare(bytes, bytes(range(256)).lower())
 # How a byte is written in a JSON string: 0 as it is, 1 as \\u00XX, otherwise after a backslash.
 _ESCAPES = cython.declare(
     bytes,
@@ -42,6 +42,13 @@ _ESCAPES = cython.declare(
     ),
 )
 _VERSIONS = {9: b'"version":"0.9",', 10: b'"version":"1.0",', 11: b'"version":"1.1",'}
+# A byte of a field value in JSON: 0 as it is, 1 a space, 2 anything else. Of a field name: itself in lower case, or 0.
+_VALUE_CLASS = cython.declare(
+    bytes, bytes(1 if c == 32 else 2 if c < 32 or c > 126 or c in (34, 92) else 0 for c in range(256))
+)
+_NAME = cython.declare(
+    bytes, bytes(0 if c <= 32 or c > 126 or c in (34, 58, 92) else bytes((c,)).lower()[0] for c in range(256))
+)
 _KEYS = {"connection": 0, "client": 1, "host": 2, "id": 3}
 _URL_HEADERS = frozenset((b"referer", b"location", b"content-location"))
 _HOST = cython.declare(cython.int, hash_name(b"host"))
@@ -138,6 +145,8 @@ class Encoder:
         extra: Message
         domain: bytes = None
         agent: bytes = None
+        begin: cython.Py_ssize_t
+        end: cython.Py_ssize_t
         if identity is None:
             identity = self._identify(connection)
             exchange.conversation.identity = identity
@@ -155,22 +164,24 @@ class Encoder:
         self._put(first.head)
         self.event_id = hashlib.blake2b(self.window[: self.at], digest_size=16).hexdigest().encode()
         self.at = 0
-        self._put(b'{"@timestamp":"')
-        self._time(first.first_ns)
-        self._put(b'","event":{"id":"')
+        self._put(b'{"event":{"id":"')
         self._put(self.event_id)
         self._put(b'","start":"')
+        begin = self.at
         self._time(first.first_ns)
+        end = self.at
         self._put(b'","end":"')
         self._time(last_ns)
         self._put(b'","duration":')
         self._integer(last_ns - first.first_ns)
         if response is None or response.status == 0:
-            self._put(b',"outcome":"unknown","dataset":"http"},')
+            self._put(b',"outcome":"unknown","dataset":"http"},"@timestamp":"')
         elif response.status < 400:
-            self._put(b',"outcome":"success","dataset":"http"},')
+            self._put(b',"outcome":"success","dataset":"http"},"@timestamp":"')
         else:
-            self._put(b',"outcome":"failure","dataset":"http"},')
+            self._put(b',"outcome":"failure","dataset":"http"},"@timestamp":"')
+        self._again(begin, end)
+        self._put(b'",')
         self._part(identity.text, identity.hashed_end, identity.source_end)
         self._integer(sent)
         self._part(identity.text, identity.source_end, identity.destination_end)
@@ -292,10 +303,11 @@ class Encoder:
             self._number(source_port, 2)
             self._number(destination_port, 2)
         digest = hashlib.sha1(self._cut(0), usedforsecurity=False).digest()
-        self._address(v4, source_high, source_low)
-        identity.client = self._cut(0)
+        if self.key_kind == 1:
+            self._address(v4, source_high, source_low)
+            identity.client = self._cut(0)
         self._put(b"" if v4 else b"[")
-        self._put(identity.client)
+        self._address(v4, source_high, source_low)
         self._put(b":" if v4 else b"]:")
         self._integer(source_port)
         self._put(b"-" if v4 else b"-[")
@@ -309,7 +321,7 @@ class Encoder:
         self._number(destination_port, 2)
         identity.hashed_end = self.at
         self._put(b'"source":{"ip":"')
-        self._put(identity.client)
+        self._address(v4, source_high, source_low)
         self._put(b'","port":')
         self._integer(source_port)
         self._put(b',"bytes":')
@@ -427,7 +439,8 @@ class Encoder:
     @cython.exceptval(-1)
     def _plain_fields(self, head: bytes, start: cython.Py_ssize_t) -> cython.bint:
         """_fields in one pass, for heads as nearly all are: ASCII, no name twice, nothing folded. False: not such a one."""
-        lower: bytes = LOWER
+        names: bytes = _NAME
+        classes: bytes = _VALUE_CLASS
         escapes: bytes = _ESCAPES
         special: bytes = self.header_table
         seen: cython.int[::1] = self.seen
@@ -442,6 +455,7 @@ class Encoder:
         stop: cython.Py_ssize_t
         h: cython.int
         c: cython.uchar
+        kind: cython.uchar
         self._reserve(6 * (end - start) + 64)
         out = self.view
         to = self.at
@@ -461,14 +475,14 @@ class Encoder:
             to += 1
             h = 0
             while at < end:
-                c = lower[head[at]]
-                if c <= 32 or c >= 127 or c == 34 or c == 92 or c == 58:
+                c = names[head[at]]
+                if c == 0:
                     break
                 out[to] = c
                 to += 1
                 h = (h * 31 + c) & 0x3FFFFFF
                 at += 1
-            if at >= end or c != 58 or at == line or seen[h & 1023] == self.round:
+            if at >= end or head[at] != 58 or at == line or seen[h & 1023] == self.round:
                 return False
             seen[h & 1023] = self.round
             stop = at
@@ -485,26 +499,24 @@ class Encoder:
             last = to
             while at < end:
                 c = head[at]
-                if c == 10:
-                    break
-                if c > 127:
-                    return False
-                if escapes[c] == 0:
+                kind = classes[c]
+                if kind == 0:
                     out[to] = c
                     to += 1
-                    if c != 32:
-                        last = to
-                elif c == 13 or c == 9:
-                    out[to] = 92
-                    out[to + 1] = escapes[c]
-                    to += 2
-                elif escapes[c] == 1:
+                    last = to
+                elif kind == 1:
+                    out[to] = 32
+                    to += 1
+                elif c == 10:
+                    break
+                elif escapes[c] < 2:  # not ASCII, or to be written as a number
                     return False
                 else:
                     out[to] = 92
                     out[to + 1] = escapes[c]
                     to += 2
-                    last = to
+                    if c != 13 and c != 9:
+                        last = to
                 at += 1
             if at + 1 < end and (head[at + 1] == 32 or head[at + 1] == 9):  # folded
                 return False
@@ -788,7 +800,7 @@ class Encoder:
     @cython.exceptval(check=False)
     def _suspicious(self, pairs: bytes, at: cython.Py_ssize_t) -> cython.bint:
         """False where none of the names from `at` on can be a secret one: a first look."""
-        lower: bytes = LOWER
+        lower: bytes = _LOWER
         end: cython.Py_ssize_t = len(pairs)
         value: cython.int
         c: cython.uchar
@@ -867,6 +879,19 @@ class Encoder:
         for i in range(start, end):
             out[at + i] = data[i]
         self.at = at + end
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _again(self, begin: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+        """What was put from begin to end, once more."""
+        i: cython.Py_ssize_t
+        out: cython.uchar[::1]
+        self._reserve(end - begin)
+        out = self.view
+        for i in range(end - begin):
+            out[self.at + i] = out[begin + i]
+        self.at += end - begin
         return 0
 
     @cython.cfunc

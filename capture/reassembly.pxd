@@ -23,7 +23,7 @@ cdef class Stream:
     cdef public Consumer consumer
     cdef public Stream peer
     cdef public bint seen, started, closed, expected, from_syn
-    cdef public long long next_seq, first_seq, position, fin_position, acked_position
+    cdef public long long next_seq, first_seq, position, fin_position, acked_position, ripe_position
     cdef public long long hole_since_ns, acked_since_ns
     cdef public list pieces
     cdef public long long buffered_bytes, retransmitted_bytes, gap_bytes
@@ -33,8 +33,11 @@ cdef class Stream:
     cpdef bint behind(self, long long ack) noexcept
     cpdef int acknowledge(self, long long ack, long long timestamp_ns) except? -1
     cpdef bint drain(self, bint force, long long timestamp_ns) except? -1
-    cpdef int give_up(self, long long timestamp_ns, bint acknowledged) except? -1
+    cpdef int begin(self, long long timestamp_ns) except? -1
+    cpdef bint skip(self, int which, long long timestamp_ns) except? -1
+    cpdef int flush(self, long long timestamp_ns) except? -1
     cpdef int close(self, int reason, long long timestamp_ns) except? -1
+    cdef int _advanced(self, long long timestamp_ns) except? -1
     cdef bint _early(self, long long seq, long long ack, long long timestamp_ns) except? -1
     cdef int _deliver(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long ack, long long timestamp_ns) except? -1
     cdef int _gap(self, long long length, long long timestamp_ns, bint cut) except? -1

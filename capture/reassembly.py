@@ -3,7 +3,7 @@
 A stream is `unstarted` (its first sequence number is not known), then `started`, then `closed`.
 
     unstarted --SYN of this side, or the SYN that the peer acknowledges--> started
-    unstarted --the reorder window has passed--> started at the lowest byte seen (midstream)
+    unstarted --begin(): the reorder window has passed--> started at the lowest byte seen (midstream)
     started   --all bytes up to the FIN delivered, or close()--> closed
 
 Invariants:
@@ -13,7 +13,8 @@ Invariants:
 - Each payload byte is in exactly one counter of `Reassembly`: delivered, retransmitted, ignored, discarded, buffered.
 
 Overlap: the bytes that came first stay (as Suricata's `first` policy). A hole is waited for until the peer has
-acknowledged past it and the reorder window is over (then the capture has lost it: a gap), or the buffer is full.
+acknowledged past it and the reorder window is over (then the capture has lost it: a gap), or the buffer is full. What
+was acknowledged when that wait began, up to `ripe_position`, is waited for together, from `acked_since_ns` on.
 
 A segment is not delivered before the bytes of the other direction that it acknowledges: what its sender had seen is
 seen first, however the mirror ordered the frames. So a response never comes before its request. Where no segment of the
@@ -36,6 +37,9 @@ CLOSE_RST = 1
 CLOSE_TIMEOUT = 2
 CLOSE_EVICTED = 3
 CLOSE_SHUTDOWN = 4
+
+# Which holes `skip` gives up: acknowledged before the reorder window, acknowledged, or any.
+RIPE, ACKNOWLEDGED, ANY = 0, 1, 2
 
 _FAR = cython.declare(cython.longlong, 1 << 30)  # a segment or acknowledgement further away than this is nonsense
 _PIECE_OVERHEAD = cython.declare(cython.longlong, 256)  # what a kept piece costs beside its bytes
@@ -112,7 +116,7 @@ class Stream:
         self.next_seq = self.position = 0
         self.first_seq = -1
         self.fin_position = -1
-        self.acked_position = 0
+        self.acked_position = self.ripe_position = 0
         self.hole_since_ns = self.acked_since_ns = 0
         self.pieces = None
         self.buffered_bytes = self.retransmitted_bytes = self.gap_bytes = 0
@@ -175,10 +179,10 @@ class Stream:
             if self.started and self.pieces is None and offset == self.position and not self._early(seq, ack, timestamp_ns):
                 if captured:
                     self._deliver(buffer, start, end, ack, timestamp_ns)
-                    if self.acked_since_ns != 0:
-                        self.acked_since_ns = timestamp_ns  # the hole that is now the first is a new one
                 if length > captured:
                     self._gap(length - captured, timestamp_ns, True)
+                if self.acked_since_ns != 0:
+                    self._advanced(timestamp_ns)
             else:
                 self._keep(buffer, start, end, length - captured, offset, ack, timestamp_ns)
                 self.drain(False, timestamp_ns)
@@ -212,7 +216,10 @@ class Stream:
                 peer.expected = True
                 peer.next_seq = ack
                 peer.hole_since_ns = timestamp_ns
-        return peer.behind(ack)
+        if peer.behind(ack):
+            peer.acknowledge(ack, timestamp_ns)
+            return True
+        return False
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -228,12 +235,13 @@ class Stream:
                     self.acked_position = self.position + ahead
                 if self.acked_since_ns == 0 and ahead > 0:
                     self.acked_since_ns = timestamp_ns
+                    self.ripe_position = self.acked_position
         return 0
 
     @cython.ccall
     @cython.exceptval(-1)
     def drain(self, force: cython.bint, timestamp_ns: cython.longlong) -> cython.bint:
-        """Delivers pieces that have come in order. `force`: also those that acknowledge what the peer still lacks.
+        """Delivers pieces that have come in order. `force`: the first one even where the peer lacks what it acknowledges.
 
         True where anything was delivered."""
         piece: Piece
@@ -246,6 +254,7 @@ class Stream:
                 break
             if not force and self._early(self.next_seq, piece.ack, timestamp_ns):
                 break
+            force = False
             del self.pieces[0]
             self.buffered_bytes -= piece.end - piece.start + _PIECE_OVERHEAD
             any_delivered = True
@@ -256,68 +265,81 @@ class Stream:
                 self._deliver(piece.buffer, 0, piece.end - piece.start, piece.ack, piece.timestamp_ns)
             if self.closed:
                 return True
-        if any_delivered and self.acked_since_ns != 0:
-            self.acked_since_ns = timestamp_ns
-        if self.pieces is not None and not self.pieces:
-            self.pieces = None
-            self.hole_since_ns = 0
-        if self.fin_position >= 0 and self.position >= self.fin_position:
+        if any_delivered:
+            self._advanced(timestamp_ns)
+        elif self.fin_position >= 0 and self.position >= self.fin_position:
             self._finish(timestamp_ns)
         return any_delivered
 
     @cython.ccall
     @cython.exceptval(-1)
-    def give_up(self, timestamp_ns: cython.longlong, acknowledged: cython.bint) -> cython.int:
-        """Stops waiting: starts an unstarted stream where its bytes begin; in a started one turns holes into gaps, and
-        delivers what follows. `acknowledged`: only the holes that the peer has acknowledged."""
+    def begin(self, timestamp_ns: cython.longlong) -> cython.int:
+        """Waits no longer for the start of an unstarted stream: it starts at the lowest byte seen, if any was."""
         piece: Piece
-        target: cython.longlong
-        if self.closed:
+        if self.started or self.closed:
             return 0
-        if not self.started:
-            if not self.seen:
-                self.expected = False
-                return 0
+        self.expected = False
+        if self.seen:
             if self.pieces is not None:
                 piece = self.pieces[0]
                 self.next_seq = advance(self.next_seq, piece.start - self.position)
                 self.position = piece.start
             self.first_seq = self.next_seq
             self.started = True
-            self.hole_since_ns = 0
-            self.drain(False, timestamp_ns)
-            return 0
-        self.drain(True, timestamp_ns)
-        while not self.closed and (
-            self.acked_position > self.position or (self.pieces is not None and not acknowledged)
-        ):
-            target = self.acked_position
-            if self.pieces is not None:
-                piece = self.pieces[0]
-                if target <= self.position or piece.start < target:
-                    target = piece.start
-            if target > self.position:
-                self._gap(target - self.position, timestamp_ns, False)
-            self.drain(True, timestamp_ns)
-        self.acked_since_ns = 0
-        self.hole_since_ns = timestamp_ns if self.pieces is not None else 0
-        if not self.closed and self.fin_position >= 0 and self.position >= self.fin_position:
-            self._finish(timestamp_ns)
+            self._advanced(timestamp_ns)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def skip(self, which: cython.int, timestamp_ns: cython.longlong) -> cython.bint:
+        """Turns the first hole into a gap: where it is RIPE, ACKNOWLEDGED, or in ANY case. True where there was one."""
+        piece: Piece
+        target: cython.longlong = self.ripe_position if which == 0 else self.acked_position
+        if not self.started or self.closed:
+            return False
+        if self.pieces is not None:
+            piece = self.pieces[0]
+            if piece.start < target or (which == 2 and target <= self.position):
+                target = piece.start
+        if target <= self.position:
+            return False
+        self._gap(target - self.position, timestamp_ns, False)
+        self._advanced(timestamp_ns)
+        return True
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def flush(self, timestamp_ns: cython.longlong) -> cython.int:
+        """Delivers all that is kept, with gaps where there are holes."""
+        self.begin(timestamp_ns)
+        while self.skip(2, timestamp_ns) or self.drain(True, timestamp_ns):
+            pass
         return 0
 
     @cython.ccall
     @cython.exceptval(-1)
     def close(self, reason: cython.int, timestamp_ns: cython.longlong) -> cython.int:
-        """Ends the stream: holes become gaps, kept pieces are delivered, then on_close. Nothing where it is closed."""
-        if self.closed:
-            return 0
-        if not self.started and self.seen:
-            self.give_up(timestamp_ns, False)
-        self.give_up(timestamp_ns, False)
+        """Ends the stream: delivers what is kept, then on_close. Nothing where it is closed."""
+        self.flush(timestamp_ns)
         if not self.closed:
             self.closed = True
             if self.consumer is not None:
                 self.consumer.on_close(reason, timestamp_ns)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _advanced(self, timestamp_ns: cython.longlong) -> cython.int:
+        """The position has moved on: what was waited for may be there, or the end; what is missing now is new."""
+        if self.position >= self.ripe_position:
+            self.acked_since_ns = timestamp_ns if self.acked_position > self.position else 0
+            self.ripe_position = self.acked_position
+        if self.pieces is not None:
+            if not self.pieces:
+                self.pieces = None
+            self.hole_since_ns = timestamp_ns
+        if self.fin_position >= 0 and self.position >= self.fin_position:
+            self._finish(timestamp_ns)
         return 0
 
     @cython.cfunc
@@ -341,8 +363,6 @@ class Stream:
         seq: cython.longlong = self.next_seq
         self.position += length
         self.next_seq = advance(seq, length)
-        if self.acked_since_ns != 0 and self.position >= self.acked_position:
-            self.acked_since_ns = 0
         if self.consumer is None:
             self.totals.ignored_bytes += length
             return 0
@@ -355,8 +375,6 @@ class Stream:
     def _gap(self, length: cython.longlong, timestamp_ns: cython.longlong, cut: cython.bint) -> cython.int:
         self.position += length
         self.next_seq = advance(self.next_seq, length)
-        if self.acked_since_ns != 0 and self.position >= self.acked_position:
-            self.acked_since_ns = 0
         self.gap_bytes += length
         if cut:
             self.totals.cut_bytes += length
@@ -393,8 +411,7 @@ class Stream:
         totals.buffered_segments += 1
         if self.pieces is None:
             self.pieces = []
-            if self.hole_since_ns == 0:
-                self.hole_since_ns = timestamp_ns
+            self.hole_since_ns = timestamp_ns
         at = len(self.pieces)
         while at > 0:  # most pieces belong at the end
             piece = self.pieces[at - 1]
@@ -430,9 +447,7 @@ class Stream:
                 self.buffered_bytes += last - here + _PIECE_OVERHEAD
         if self.buffered_bytes > totals.max_buffered_per_direction or totals.buffered_bytes > totals.max_buffered:
             totals.holes_given_up_for_memory += 1
-            if not self.started:
-                self.give_up(timestamp_ns, False)
-            self.give_up(timestamp_ns, False)
+            self.flush(timestamp_ns)
         return 0
 
     @cython.cfunc

@@ -1,21 +1,11 @@
 """The real command, as the tests start it: in a process of its own, without the settings of whoever runs the tests."""
 
-import os
 import subprocess
-import sys
 
 import pytest
+from command import COMMAND, environment
 
-COMMAND = [sys.executable, "-m", "http_capture.capture"]
 TIMEOUT_SECONDS = 60
-
-
-def environment(**more):
-    """This process's environment without settings of http-capture; PYTHONPATH works from any folder."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("HTTP_CAPTURE_")}
-    if path := kept.get("PYTHONPATH"):
-        kept["PYTHONPATH"] = os.pathsep.join(os.path.abspath(part) for part in path.split(os.pathsep))
-    return kept | more
 
 
 @pytest.fixture

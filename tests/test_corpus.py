@@ -1,4 +1,4 @@
-"""The captures of other projects (../shared/corpus): what their suites assert, and that no capture upsets the ledger."""
+"""Captures of other projects (../shared/corpus): what their suites assert, and that none upsets the ledger."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import COMMAND, environment
+from command import COMMAND, environment
 from golden.replay import replay_file
 
 CORPUS = pathlib.Path(__file__).resolve().parents[2] / "shared" / "corpus"

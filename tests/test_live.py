@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pytest
-
 from http_capture import guard
 from network import Pair, hosts, inside, ip, needs_network, sender, unprivileged, veth
 from traffic import Conversation, http_request, http_response
@@ -202,8 +201,13 @@ class TestReplayAndLiveAgree:
         path, less = tmp_path / "short.pcap", tmp_path / "less.pcap"
         subprocess.run([sys.executable, GENERATE, "short", path, "--exchanges", "3"], check=True, capture_output=True)
         content = path.read_bytes()
-        length = int.from_bytes(content[32:36], "little")
-        less.write_bytes(content[:24] + content[24 + 16 + length :])
+        frames, at = [], 24
+        while at < len(content):
+            end = at + 16 + int.from_bytes(content[at + 8 : at + 12], "little")
+            frames.append(content[at:end])
+            at = end
+        frames.remove(max(frames, key=len))
+        less.write_bytes(content[:24] + b"".join(frames))
         want, _ = replayed(tmp_path, path)
         with recording(tmp_path, cable.namespace, cable.far, "--bodies", "all") as run:
             send(cable.namespace, cable.near, less)
@@ -252,7 +256,6 @@ def test_a_real_client_and_server(tmp_path: pathlib.Path) -> None:
     assert [record["url"]["original"] for record in records] == ["/0", "/1", "/2"]
     assert all(record["http_capture"]["complete"] for record in records)
     assert all(record["http"]["response"]["body"]["bytes"] == len(Site.body) for record in records)
-    assert [record["http_capture"]["pipeline_index"] for record in records] == [0, 1, 2]
     assert records[0]["destination"] | {"bytes": 0} == {"ip": two.server_address, "port": 8080, "bytes": 0}
     assert run.ledger()["frames"]["dropped_by_kernel"] == 0
 
@@ -281,6 +284,7 @@ class TestSecondCopy:
                     second = Run(tmp_path, "--iface", cable.far, "--pidfile", str(tmp_path / pidfile))
                     while second.process.poll() is None:
                         assert packet_sockets(holder.process.pid) == before
+                        time.sleep(0.002)
                 took.append(time.monotonic() - begin)
                 assert second.process.returncode == 75, second.said
                 assert "REFUSED (exit 75)" in second.said
@@ -328,10 +332,13 @@ def put(cable: Pair, numbers: Iterable[int]) -> int:
 
 @needs_network
 class TestStop:
+    @pytest.mark.parametrize("kind", ["af_packet", "scapy"])
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_loses_nothing_that_came_before_it(self, number: int, cable: Pair, tmp_path: pathlib.Path) -> None:
+    def test_loses_nothing_that_came_before_it(
+        self, number: int, kind: str, cable: Pair, tmp_path: pathlib.Path
+    ) -> None:
         """The signal comes right behind the frames, which lie in a ring block that is still open."""
-        with recording(tmp_path, cable.namespace, cable.far) as run:
+        with recording(tmp_path, cable.namespace, cable.far, "--source", kind) as run:
             sent = put(cable, range(20))
             run.process.send_signal(number)
             assert run.wait() == 0, run.said

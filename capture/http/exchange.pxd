@@ -16,7 +16,7 @@ cdef class HttpConnection(Listener):
     cdef public HttpApplication application
     cdef public Connection connection
     cdef public Parser forward, backward, requests, responses
-    cdef public object outstanding
+    cdef public list outstanding
     cdef public Exchange requesting, responding
     cdef public bint uncertain, pipelined
     cdef public int ended

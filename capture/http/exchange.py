@@ -13,8 +13,6 @@ Bound: `max_outstanding` requests wait for their response; the oldest is then re
 
 from __future__ import annotations
 
-from collections import deque
-
 import cython
 
 if cython.compiled:
@@ -106,7 +104,7 @@ class HttpConnection(Listener):
         self.application = application
         self.connection = connection
         self.requests = self.responses = None
-        self.outstanding = deque()
+        self.outstanding = []
         self.requesting = self.responding = None
         self.uncertain = self.pipelined = False
         self.ended = 0
@@ -154,7 +152,7 @@ class HttpConnection(Listener):
             if len(self.outstanding) > self.application.max_outstanding:
                 self.application.outstanding_overflow += 1
                 self.uncertain = True
-                self._emit(self.outstanding.popleft(), _EVICTED)
+                self._emit(self.outstanding.pop(0), _EVICTED)
             return 0
         if 100 <= message.status < 200 and message.status != 101:
             if self.outstanding and not self.uncertain:
@@ -239,14 +237,14 @@ class HttpConnection(Listener):
             exchange = self.outstanding[0]
             if message.ack >= 0 and difference(message.ack, exchange.request.seq) <= 0:
                 return None
-            self.outstanding.popleft()
+            self.outstanding.pop(0)
             return exchange
         exchange = self.outstanding[len(self.outstanding) - 1]
         if self.pipelined or exchange.request.ack != message.seq:
             return None
         self.outstanding.pop()
         while self.outstanding:
-            self._emit(self.outstanding.popleft(), _GAP)
+            self._emit(self.outstanding.pop(0), _GAP)
         self.uncertain = False
         return exchange
 
@@ -268,9 +266,9 @@ class HttpConnection(Listener):
             self.responding = None
             self._emit(exchange, reason)
         while self.outstanding:
-            exchange = self.outstanding.popleft()
+            exchange = self.outstanding.pop(0)
             if not exchange.request_done and self.ended < 2:
-                self.outstanding.appendleft(exchange)
+                self.outstanding.insert(0, exchange)
                 break
             self._emit(exchange, reason)
         exchange = self.requesting
