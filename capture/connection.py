@@ -19,6 +19,7 @@ one slot), and a chain has at most MAX_CHAIN connections.
 
 import os
 from collections import deque
+from typing import Any
 
 import cython
 
@@ -63,7 +64,9 @@ class Connection:
     """
 
     def __init__(self) -> None:
-        self.next_in_slot = self.older = self.newer = None
+        self.next_in_slot: Connection = None
+        self.older: Connection = None
+        self.newer: Connection = None
         self.queue = -1
         self.slot = 0
         self.touched_ns = self.first_ns = self.reset_ns = 0
@@ -72,14 +75,15 @@ class Connection:
         self.a_port = self.b_port = 0
         self.vlan = self.inner_vlan = -1
         self.a_high = self.a_low = self.b_high = self.b_low = 0
-        self.forward = self.backward = None
+        self.forward: Stream = None
+        self.backward: Stream = None
         self.client = 0
         self.midstream = True
         self.opened = self.ignored = self.done = self.waiting = False
         self.pending_syn = self.a_first = self.b_first = -1
         self.pending_from_a = False
-        self.application = None
-        self.identity = None
+        self.application: Any = None
+        self.identity: Any = None
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -121,11 +125,11 @@ class ConnectionTable:
         self.max_connections = max_connections
         self.reorder_ns = reorder_ns
         self.timeouts_ns = [handshake_timeout_ns, idle_timeout_ns, closing_timeout_ns]
-        self.slots = [None] * size
+        self.slots: list[Connection] = [None] * size
         self.slot_mask = size - 1
-        self.oldest = [None, None, None]
-        self.newest = [None, None, None]
-        self.waiting = deque()
+        self.oldest: list[Connection] = [None, None, None]
+        self.newest: list[Connection] = [None, None, None]
+        self.waiting: deque[tuple[int, Connection]] = deque()
         self.now_ns = self.next_tick_ns = 0
         self.segments = self.data = self.control = self.untracked = self.late = self.ignored = 0
         self.opened = self.midstream = self.resets_ignored = self.left = self.collisions = 0
@@ -163,7 +167,12 @@ class ConnectionTable:
             connection = self._create(segment, slot)
             from_a = True
         elif connection.done:
-            if flags & _SYN and not flags & _ACK and not flags & _RST and not self._repeated(connection, segment, from_a):
+            if (
+                flags & _SYN
+                and not flags & _ACK
+                and not flags & _RST
+                and not self._repeated(connection, segment, from_a)
+            ):
                 self._remove(connection)
                 connection = self._create(segment, slot)
                 from_a = True
@@ -462,7 +471,11 @@ class ConnectionTable:
         first: cython.longlong = advance(segment.seq, 1)
         new: Connection
         if segment.flags & _ACK:
-            if connection.pending_syn >= 0 and from_a != connection.pending_from_a and segment.ack == advance(connection.pending_syn, 1):
+            if (
+                connection.pending_syn >= 0
+                and from_a != connection.pending_from_a
+                and segment.ack == advance(connection.pending_syn, 1)
+            ):
                 new = self._replace(connection, segment, _RST_REASON)
                 new.client = 2
                 new.forward = Stream(self.reassembly)
@@ -607,7 +620,7 @@ class ConnectionTable:
     @cython.cfunc
     @cython.exceptval(-1)
     def _force(self, connection: Connection) -> cython.bint:
-        """Each direction waits for the other, as after a retransmission with a new acknowledgement: the client first."""
+        """Each direction waits for the other, as after a retransmission with a new acknowledgement: client first."""
         forward: Stream = connection.forward
         backward: Stream = connection.backward
         if connection.client == 2:

@@ -53,14 +53,14 @@ _MAX_EXTENSION_HEADERS = cython.declare(cython.int, 16)
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
-def _u16(octets: cython.const[cython.uchar][::1], at: cython.Py_ssize_t) -> cython.int:
+def _u16(octets: cython.const[cython.uchar][::1], at: cython.Py_ssize_t) -> cython.int:  # type: ignore[valid-type]
     return (octets[at] << 8) | octets[at + 1]
 
 
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
-def _u32(octets: cython.const[cython.uchar][::1], at: cython.Py_ssize_t) -> cython.longlong:
+def _u32(octets: cython.const[cython.uchar][::1], at: cython.Py_ssize_t) -> cython.longlong:  # type: ignore[valid-type]
     high: cython.longlong = (octets[at] << 8) | octets[at + 1]
     low: cython.longlong = (octets[at + 2] << 8) | octets[at + 3]
     return (high << 16) | low
@@ -69,7 +69,7 @@ def _u32(octets: cython.const[cython.uchar][::1], at: cython.Py_ssize_t) -> cyth
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
-def _u64(octets: cython.const[cython.uchar][::1], at: cython.Py_ssize_t) -> cython.ulonglong:
+def _u64(octets: cython.const[cython.uchar][::1], at: cython.Py_ssize_t) -> cython.ulonglong:  # type: ignore[valid-type]
     high: cython.ulonglong = _u32(octets, at)
     low: cython.ulonglong = _u32(octets, at + 4)
     return (high << 32) | low
@@ -119,7 +119,7 @@ class Decoder:
     def decode(self, block: Block, index: cython.Py_ssize_t) -> cython.int:
         """Decodes frame `index` of the block: SEGMENT (`segment` is filled), FRAGMENT, or a drop (index into DROPS)."""
         segment: Segment = self.segment
-        octets: cython.const[cython.uchar][::1] = block.buffer.octets
+        octets: cython.const[cython.uchar][::1] = block.buffer.octets  # type: ignore[valid-type]
         start: cython.Py_ssize_t = block.offsets[index]
         end: cython.Py_ssize_t = start + block.captured[index]
         uncaptured: cython.longlong = block.wire[index] - block.captured[index]
@@ -225,7 +225,7 @@ class Decoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _network(
-        self, octets: cython.const[cython.uchar][::1], start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: cython.const[cython.uchar][::1], start: cython.Py_ssize_t, end: cython.Py_ssize_t,  # type: ignore[valid-type]
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         if start >= end:
@@ -239,7 +239,7 @@ class Decoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _ipv4(
-        self, octets: cython.const[cython.uchar][::1], start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: cython.const[cython.uchar][::1], start: cython.Py_ssize_t, end: cython.Py_ssize_t,  # type: ignore[valid-type]
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """RFC 791."""
@@ -280,7 +280,7 @@ class Decoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _ipv6(
-        self, octets: cython.const[cython.uchar][::1], start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: cython.const[cython.uchar][::1], start: cython.Py_ssize_t, end: cython.Py_ssize_t,  # type: ignore[valid-type]
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """RFC 8200: the fixed header, then extension headers up to the transport."""
@@ -348,7 +348,7 @@ class Decoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _transport(
-        self, octets: cython.const[cython.uchar][::1], start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: cython.const[cython.uchar][::1], start: cython.Py_ssize_t, end: cython.Py_ssize_t,  # type: ignore[valid-type]
         length: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """By IP protocol: TCP (RFC 9293 section 3.1). Tunnels (GRE, IP in IP, UDP ports) would be taken apart here."""

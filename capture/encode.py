@@ -1,4 +1,5 @@
-"""An exchange becomes the bytes of its record: key, value (JSON), headers, timestamp. Redaction happens here and only here.
+"""An exchange becomes the bytes of its record: key, value (JSON), headers, timestamp. Redaction is done here and
+nowhere else.
 
 The value is written straight into one buffer: building the types of record.py and encoding them was measured at three
 times the cost. A test decodes what is written here into those types, strictly.
@@ -13,7 +14,7 @@ import json
 import re
 import socket
 from array import array
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -111,10 +112,12 @@ class Encoder:
         self.url_headers = _URL_HEADERS
         self.header_table = name_table(self.redact_headers | self.url_headers)
         self.secret_table = name_table(self.redact_names)
-        self.seconds = {}
-        self.mime_types = {}
-        self.hosts = {}
-        self.host = self.agent = self.referer = None
+        self.seconds: dict[int, bytes] = {}
+        self.mime_types: dict[bytes, bytes] = {}
+        self.hosts: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
+        self.host: bytes = None
+        self.agent: bytes = None
+        self.referer: bytes = None
         self.seen = array("i", bytes(4 * 1024))
         self.round = 0
         ingress = f',"ingress":{{"interface":{{"name":{json.dumps(interface)}}}}}' if interface else ""
@@ -127,7 +130,7 @@ class Encoder:
         self.iface_header = ("iface", (interface or "").encode())
         self.instance_header = ("instance", instance.encode())
         self.key = self.value = self.event_id = b""
-        self.headers = []
+        self.headers: list[tuple[str, bytes]] = []
         self.timestamp_ms = 0
 
     @cython.ccall
@@ -266,7 +269,13 @@ class Encoder:
             self.key = domain if domain is not None else b""
         else:
             self.key = self.event_id
-        self.headers = [("id", self.event_id), self.instance_header, self.host_header, self.iface_header, ("schema", _SCHEMA)]
+        self.headers = [
+            ("id", self.event_id),
+            self.instance_header,
+            self.host_header,
+            self.iface_header,
+            ("schema", _SCHEMA),
+        ]
         return self.value
 
     # --- parts ---
@@ -438,7 +447,7 @@ class Encoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _plain_fields(self, head: bytes, start: cython.Py_ssize_t) -> cython.bint:
-        """_fields in one pass, for heads as nearly all are: ASCII, no name twice, nothing folded. False: not such a one."""
+        """_fields in one pass, for heads as nearly all are: ASCII, no name twice, nothing folded. False: another."""
         names: bytes = _NAME
         classes: bytes = _VALUE_CLASS
         escapes: bytes = _ESCAPES
@@ -747,7 +756,11 @@ class Encoder:
                     content = content[:valid]
             if text or self.keep_unknown or message.content_type is not None:
                 if text:
-                    if self.redact and message.content_type is not None and _FORM.match(message.content_type) is not None:
+                    if (
+                        self.redact
+                        and message.content_type is not None
+                        and _FORM.match(message.content_type) is not None
+                    ):
                         cut = len(content) < whole
                         content = self._clean_pairs(content)
                         if cut:
@@ -778,7 +791,7 @@ class Encoder:
 
     @cython.cfunc
     def _clean(self, target: bytes) -> bytes:
-        """A request target or URL, where redaction is on with the values of secret query fields, and a password before the host, redacted."""
+        """A request target or URL, with the values of secret query fields and a password before the host redacted."""
         mark: cython.Py_ssize_t = 0
         end: cython.Py_ssize_t = len(target)
         if not self.redact:
@@ -794,7 +807,8 @@ class Encoder:
                 return target
         if not self._suspicious(target, mark + 1):
             return target
-        return target[: mark + 1] + self._clean_pairs(target[mark + 1 :])
+        target = target[: mark + 1] + self._clean_pairs(target[mark + 1 :])
+        return target  # noqa: RET504 - its type is known to mypy this way
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -1048,7 +1062,7 @@ def _escaped(text: bytes) -> bytes:
 def _second(second: int) -> bytes:
     """`2026-01-31T12:00:00.`; times outside the years 1 to 9999 are those of the nearest end."""
     second = min(max(second, -62135596800), 253402300799)
-    return datetime.fromtimestamp(second, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.").encode().rjust(20, b"0")
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode().rjust(20, b"0")
 
 
 def _utf8_length(data: bytes, cut: bool) -> int:

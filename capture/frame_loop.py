@@ -1,5 +1,7 @@
 """The frames of one block, one after the other: decode, put fragments together, hand segments to their connection."""
 
+from typing import Any
+
 import cython
 
 if cython.compiled:
@@ -10,6 +12,7 @@ else:
     from .connection import ConnectionTable
     from .decode import Decoder
     from .source.block import Block
+from .defrag import Defragmenter
 
 
 @cython.cclass
@@ -21,7 +24,7 @@ class FrameLoop:
     """
 
     def __init__(
-        self, decoder: Decoder, defragmenter: object, connections: ConnectionTable, matches: object = None
+        self, decoder: Decoder, defragmenter: Defragmenter, connections: ConnectionTable, matches: Any = None
     ) -> None:
         self.decoder = decoder
         self.defragmenter = defragmenter
@@ -59,7 +62,11 @@ class FrameLoop:
     def _fragment(self, timestamp_ns: cython.longlong) -> cython.int:
         decoder: Decoder = self.decoder
         whole = self.defragmenter.add(
-            decoder.fragment_key(), decoder.fragment_offset, decoder.fragment_more, decoder.fragment_payload(), timestamp_ns
+            decoder.fragment_key(),
+            decoder.fragment_offset,
+            decoder.fragment_more,
+            decoder.fragment_payload(),
+            timestamp_ns,
         )
         if whole is not None and decoder.decode_datagram(whole) == 0:
             self.connections.segment(decoder.segment)

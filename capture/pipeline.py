@@ -1,6 +1,6 @@
 """The only module that knows every stage: makes them, runs the loop, keeps the clock.
 
-    source -> decode -> (defrag) -> connection/reassembly -> http parser -> exchange -> encode -> sink
+source -> decode -> (defrag) -> connection/reassembly -> http parser -> exchange -> encode -> sink
 """
 
 import time
@@ -43,9 +43,7 @@ class Pipeline:
             max_decoded_bytes=settings.body.max_decoded_bytes,
             max_ratio=settings.body.max_ratio,
         )
-        self.application = HttpApplication(
-            self.limits, self._deliver, max_outstanding=settings.http.max_outstanding
-        )
+        self.application = HttpApplication(self.limits, self._deliver, max_outstanding=settings.http.max_outstanding)
         tcp = settings.tcp
         self.connections = ConnectionTable(
             self.application,

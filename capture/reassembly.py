@@ -47,7 +47,7 @@ _PIECE_OVERHEAD = cython.declare(cython.longlong, 256)  # what a kept piece cost
 
 @cython.cclass
 class Consumer:
-    """Who reads a stream: zero or more on_data and on_gap, then exactly one on_close. The bytes are lent for the call."""
+    """Who reads a stream: zero or more on_data and on_gap, then exactly one on_close. The bytes are lent."""
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -109,8 +109,8 @@ class Stream:
 
     def __init__(self, totals: Reassembly) -> None:
         self.totals = totals
-        self.consumer = None
-        self.peer = None
+        self.consumer: Consumer = None
+        self.peer: Stream = None
         self.seen = self.started = self.closed = False
         self.expected = self.from_syn = False
         self.next_seq = self.position = 0
@@ -118,7 +118,7 @@ class Stream:
         self.fin_position = -1
         self.acked_position = self.ripe_position = 0
         self.hole_since_ns = self.acked_since_ns = 0
-        self.pieces = None
+        self.pieces: list[Piece] = None
         self.buffered_bytes = self.retransmitted_bytes = self.gap_bytes = 0
 
     @cython.ccall
@@ -141,7 +141,7 @@ class Stream:
         self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, length: cython.longlong,
         seq: cython.longlong, ack: cython.longlong, fin: cython.bint, timestamp_ns: cython.longlong,
     ) -> cython.int:  # fmt: skip
-        """Takes a segment's payload: captured bytes start to end of `length` stated ones; `ack` is -1 where there is none.
+        """Takes a segment's payload: captured bytes start to end of `length` stated ones; `ack`: -1 without one.
 
         Delivers what is in order. Whoever calls it then drains the peer, which may have waited for these bytes."""
         totals: Reassembly = self.totals
@@ -176,7 +176,12 @@ class Stream:
             end -= ahead
             length = captured
         if length > 0 or captured > 0:
-            if self.started and self.pieces is None and offset == self.position and not self._early(seq, ack, timestamp_ns):
+            if (
+                self.started
+                and self.pieces is None
+                and offset == self.position
+                and not self._early(seq, ack, timestamp_ns)
+            ):
                 if captured:
                     self._deliver(buffer, start, end, ack, timestamp_ns)
                 if length > captured:
@@ -241,7 +246,7 @@ class Stream:
     @cython.ccall
     @cython.exceptval(-1)
     def drain(self, force: cython.bint, timestamp_ns: cython.longlong) -> cython.bint:
-        """Delivers pieces that have come in order. `force`: the first one even where the peer lacks what it acknowledges.
+        """Delivers pieces that have come in order. `force`: the first even if the peer lacks what it acknowledges.
 
         True where anything was delivered."""
         piece: Piece
@@ -427,7 +432,9 @@ class Stream:
                         here = piece.end
                     at += 1
                     continue
-                kept += self._insert(at, here, last if last < piece.start else piece.start, offset, whole, ack, timestamp_ns)
+                kept += self._insert(
+                    at, here, last if last < piece.start else piece.start, offset, whole, ack, timestamp_ns
+                )
             else:
                 kept += self._insert(at, here, last, offset, whole, ack, timestamp_ns)
             piece = self.pieces[at]

@@ -32,9 +32,7 @@ def uncompiled() -> list[str]:
     """The hot modules that run as plain Python."""
     package = __package__ or ""
     return [
-        name
-        for name in HOT
-        if not str(importlib.import_module(f"{package}.{name}").__file__).endswith((".so", ".pyd"))
+        name for name in HOT if not str(importlib.import_module(f"{package}.{name}").__file__).endswith((".so", ".pyd"))
     ]
 
 
@@ -96,9 +94,7 @@ def run(settings: Settings, *, instance: str, quiet: bool, as_json: bool) -> int
     sink = open_sink(settings.sink, settings.kafka, live=live)
     try:
         source = source or open_source(settings.source)
-        pipeline = Pipeline(
-            settings, source, sink, hostname=socket.gethostname(), version=VERSION, instance=instance
-        )
+        pipeline = Pipeline(settings, source, sink, hostname=socket.gethostname(), version=VERSION, instance=instance)
     except BaseException:
         sink.close()
         raise

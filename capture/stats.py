@@ -7,9 +7,9 @@ the output of the one before it. `Ledger.imbalances` names every equation that d
 from dataclasses import dataclass
 from typing import Any
 
+from .connection import ConnectionTable
 from .decode import DROPS, Decoder
 from .defrag import Defragmenter
-from .connection import ConnectionTable
 from .frame_loop import FrameLoop
 from .http.exchange import REASONS, HttpApplication
 from .http.parser import Limits
@@ -103,7 +103,10 @@ def ledger(
     equal(
         "fragments = used + expired + evicted + duplicate + overlap + invalid + pending",
         defragmenter.fragments,
-        sum(int(fragments[name]) for name in ("used", "expired", "evicted", "duplicate", "overlap", "invalid", "pending")),
+        sum(
+            int(fragments[name])
+            for name in ("used", "expired", "evicted", "duplicate", "overlap", "invalid", "pending")
+        ),
     )
     equal("datagrams = segments + drops", defragmenter.datagrams, decoder.datagram_segments + decoder.datagram_drops)
     segments: Numbers = {
@@ -144,7 +147,9 @@ def ledger(
         "skipped": limits.skipped_bytes,
         "pending": limits.pending_bytes,
     }
-    equal("delivered bytes = head + body + framing + tunnel + skipped + pending", tcp.delivered_bytes, sum(http.values()))
+    equal(
+        "delivered bytes = head + body + framing + tunnel + skipped + pending", tcp.delivered_bytes, sum(http.values())
+    )
     ended = dict(zip(CLOSE_REASONS, connections.closed, strict=True))
     table: Numbers = {
         "opened": connections.opened,

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from traffic import Conversation, Side, chunked, http_request, http_response
-
 from http_capture.capture.pipeline import Pipeline
 from http_capture.capture.record import Record
 from http_capture.capture.sink import SinkStats
@@ -24,6 +22,7 @@ from http_capture.capture.source import EndOfInput, SourceStats
 from http_capture.capture.source.block import Block, Buffer
 from http_capture.capture.stats import Ledger
 from http_capture.config.settings import BodySettings, RecordSettings, Settings, TcpSettings
+from traffic import Conversation, Side, chunked, http_request, http_response
 
 Json = dict[str, Any]
 Frame = tuple[int, bytes] | tuple[int, bytes, int] | tuple[int, bytes, int, int]

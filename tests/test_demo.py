@@ -31,7 +31,8 @@ def folder() -> Iterator[pathlib.Path]:
 
 
 def environment(folder: pathlib.Path, **more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": IMPORT_PATH, "TMPDIR": str(folder), **more}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HTTP_CAPTURE_")}
+    return {**kept, "PYTHONPATH": IMPORT_PATH, "TMPDIR": str(folder), **more}
 
 
 def demo(
@@ -105,9 +106,7 @@ def test_replay_where_capturing_is_not_permitted(folder: pathlib.Path) -> None:
 def test_replay_where_another_copy_holds_the_nic(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     arguments = ["--iface", "lo", "--pidfile", str(tmp_path / "other.pid"), "--sink", "null"]
     with namespace() as name, inside(name):
-        other = subprocess.Popen(
-            [*DEMO[:-1], *arguments], env={**os.environ, "PYTHONPATH": IMPORT_PATH}, stderr=subprocess.PIPE, text=True
-        )
+        other = subprocess.Popen([*DEMO[:-1], *arguments], env=environment(tmp_path), stderr=subprocess.PIPE, text=True)
         try:
             assert other.stderr is not None
             while "recording lo" not in other.stderr.readline():

@@ -20,6 +20,7 @@ cdef class HttpConnection(Listener):
     cdef public Exchange requesting, responding
     cdef public bint uncertain, pipelined
     cdef public int ended
+    cdef public long long lost_ack
     cdef public object identity
 
     cdef Exchange _match(self, Message message)

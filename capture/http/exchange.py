@@ -13,22 +13,28 @@ Bound: `max_outstanding` requests wait for their response; the oldest is then re
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import cython
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.connection import Application, Connection
     from cython.cimports.http_capture.capture.http.message import Message
     from cython.cimports.http_capture.capture.http.parser import Limits, Listener, Parser
+    from cython.cimports.http_capture.capture.reassembly import Stream
     from cython.cimports.http_capture.capture.seq import difference
 else:
     from ..connection import Application, Connection
+    from ..reassembly import Stream
     from ..seq import difference
     from .message import Message
     from .parser import Limits, Listener, Parser
 
 # Why an exchange is not complete: message.REASONS, then these. 0: it is complete.
 REASONS = (
-    "", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed", "no_request", "no_response",
+    "", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed",
+    "no_request", "no_response",
 )  # fmt: skip
 _NO_REQUEST = cython.declare(cython.int, 8)
 _NO_RESPONSE = cython.declare(cython.int, 9)
@@ -53,8 +59,9 @@ class Exchange:
 
     def __init__(self, conversation: HttpConnection) -> None:
         self.conversation = conversation
-        self.request = self.response = None
-        self.informational = None
+        self.request: Message = None
+        self.response: Message = None
+        self.informational: list[Message] = None
         self.pipeline_index = self.reason = 0
         self.request_done = self.response_done = self.complete = False
         self.retransmitted_bytes = 0
@@ -67,7 +74,7 @@ class HttpApplication(Application):
     paired + only_request + only_response = exchanges delivered = complete + sum(reasons).
     """
 
-    def __init__(self, limits: Limits, deliver: object, *, max_outstanding: int = 1000) -> None:
+    def __init__(self, limits: Limits, deliver: Callable[[Exchange], object], *, max_outstanding: int = 1000) -> None:
         self.limits = limits
         self.deliver = deliver
         self.max_outstanding = max_outstanding
@@ -103,12 +110,15 @@ class HttpConnection(Listener):
         limits: Limits = application.limits
         self.application = application
         self.connection = connection
-        self.requests = self.responses = None
-        self.outstanding = []
-        self.requesting = self.responding = None
+        self.requests: Parser = None
+        self.responses: Parser = None
+        self.outstanding: list[Exchange] = []
+        self.requesting: Exchange = None
+        self.responding: Exchange = None
         self.uncertain = self.pipelined = False
         self.ended = 0
-        self.identity = None
+        self.lost_ack = -2  # what the client had received when bytes of it were lost
+        self.identity: Any = None
         if connection.client == 0:
             self.forward = Parser(limits, self, _EITHER)
             self.backward = Parser(limits, self, _EITHER)
@@ -145,6 +155,8 @@ class HttpConnection(Listener):
             exchange.pipeline_index = len(self.outstanding)
             if self.outstanding and self.responses.state != _LOST:
                 self.pipelined = True
+            if self.uncertain and message.ack == self.lost_ack:
+                self.pipelined = True  # it has received nothing since the loss: what was lost may have been requests
             self.outstanding.append(exchange)
             self.requesting = exchange
             if message.version == 9:
@@ -208,16 +220,18 @@ class HttpConnection(Listener):
     @cython.ccall
     @cython.exceptval(-1)
     def on_lost(self, parser: Parser) -> cython.int:
+        stream: Stream
         self.uncertain = True
+        if parser is self.requests:
+            stream = self.connection.forward if self.responses is self.forward else self.connection.backward
+            self.lost_ack = stream.next_seq if stream.started else -2
         if not self.forward.recognised and not self.backward.recognised:
             self._leave_unless_http(parser)
         return 0
 
     @cython.ccall
     @cython.exceptval(-1)
-    def on_end_of_stream(
-        self, parser: Parser, reason: cython.int, timestamp_ns: cython.longlong
-    ) -> cython.int:
+    def on_end_of_stream(self, parser: Parser, reason: cython.int, timestamp_ns: cython.longlong) -> cython.int:
         self.ended += 1
         if parser is self.responses or self.ended == 2:
             self._flush(_BY_CLOSE[reason])

@@ -3,9 +3,15 @@
 Header fields are not taken out of the head until somebody asks: `HeaderIndex` says where in it they are.
 """
 
+from __future__ import annotations
+
 from array import array
+from typing import TYPE_CHECKING
 
 import cython
+
+if TYPE_CHECKING:
+    from .decoding import ContentDecoder
 
 REQUEST, RESPONSE, EITHER = 0, 1, 2
 
@@ -183,7 +189,7 @@ class Message:
     seq, ack: sequence number of its first byte and acknowledgement number of the segment that brought it.
     first_ns, last_ns: frame times of its first and last byte. version: 9, 10, 11, or 0 where it is none of these.
     body_bytes: transfer-decoded length, the true one; wire_bytes: all of the message as sent; gap_bytes: lost of it.
-    kept: the first kept_bytes bytes of the body, in pieces; or `decoder` has them, decoded. ended: its last byte was seen;
+    kept: the first kept_bytes bytes of the body, in pieces; or `decoder` has them, decoded. ended: its last byte came;
     incomplete: why it is not whole, one of REASONS.
     """
 
@@ -195,12 +201,13 @@ class Message:
         self.version = 0
         self.status = 0
         self.method = self.target = self.reason = b""
-        self.content_type = self.content_encoding = None
+        self.content_type: bytes = None
+        self.content_encoding: bytes = None
         self.chunked = self.close = self.upgrade = self.keep = self.ended = self.framed_by_close = False
         self.content_length = -1
         self.body_bytes = self.wire_bytes = self.gap_bytes = 0
         self.cut = False
         self.incomplete = 0
-        self.kept = None
-        self.decoder = None
+        self.kept: list[bytes] = None
+        self.decoder: ContentDecoder = None
         self.kept_bytes = 0

@@ -22,6 +22,7 @@ Invariants:
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import cython
 
@@ -121,7 +122,7 @@ class Limits:
         self.max_decoded_bytes = max_decoded_bytes
         self.max_ratio = max_ratio
         self.index = HeaderIndex(max_headers)
-        self.textual = {}
+        self.textual: dict[bytes, bool] = {}
         self.head_bytes = self.body_bytes = self.framing_bytes = 0
         self.skipped_bytes = self.tunnel_bytes = self.pending_bytes = 0
         self.requests = self.responses = self.informational = 0
@@ -172,9 +173,7 @@ class Listener:
 
     @cython.ccall
     @cython.exceptval(-1)
-    def on_end_of_stream(
-        self, parser: Parser, reason: cython.int, timestamp_ns: cython.longlong
-    ) -> cython.int:
+    def on_end_of_stream(self, parser: Parser, reason: cython.int, timestamp_ns: cython.longlong) -> cython.int:
         return 0
 
 
@@ -191,7 +190,7 @@ class Parser(Consumer):
         self.listener = listener
         self.role = role
         self.state = _START
-        self.message = None
+        self.message: Message = None
         self.remaining = 0
         self.position_seq = -1
         self.searched = 0
@@ -199,10 +198,10 @@ class Parser(Consumer):
         self.answers_09 = False
         self.after_gap = False
         self.tunnel_follows = False
-        self.pending = None
+        self.pending: bytearray = None
         self.scanned = 0
         self.head_gap = 0  # bytes missing after the head that is now read
-        # of the bytes now read: sequence number of the first; up to `boundary` they came earlier, with other ack and time
+        # of the bytes now read: sequence number of the first; those up to `boundary` came earlier, with old_ack, old_ns
         self.seq = self.boundary = 0
         self.old_ack = self.old_ns = self.ack = self.now_ns = 0
 
@@ -919,7 +918,7 @@ class Parser(Consumer):
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _body(self, data: object, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+    def _body(self, data: Any, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
         """Body bytes data[start:end], transfer-decoded; data: bytes or a memoryview."""
         message: Message = self.message
         size: cython.Py_ssize_t = end - start

@@ -13,7 +13,7 @@ import cython
 
 @cython.cclass
 class Buffer:
-    """Contiguous bytes, with a cheap way to read one: `octets[i]` is a C access in compiled modules, `view` a memoryview."""
+    """Contiguous bytes: `octets[i]` is a C access in compiled modules, `view` a memoryview."""
 
     def __init__(self, data: object) -> None:
         self.view = memoryview(data)  # type: ignore[arg-type]
