@@ -692,7 +692,8 @@ class ConnectionTable:
         connection.done = True
         self.closed[reason] += 1
         self._release(connection)
-        connection.touched_ns = self.now_ns
+        # A RST ends it when the frame came, though the window after it may have been noticed much later.
+        connection.touched_ns = connection.reset_ns if connection.reset_ns != 0 else self.now_ns
         self._dequeue(connection)
         self._enqueue(connection, _DONE)
         return 0

@@ -46,7 +46,7 @@ HOST = "127.0.0.1"
 TOPIC = "http-capture-demo"
 STEP_SECONDS = 15.0  # any one step that takes longer has failed
 END_SECONDS = 3.0  # what a process has to end in before it is killed
-PLAIN_WIDTH = 118  # columns where standard output is no terminal
+PLAIN_WIDTH = 120  # columns where standard output is no terminal
 USAGE = """\
 usage: http-capture demo [--replay]
 
@@ -366,15 +366,16 @@ def _table(messages: list[Json]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for title, right in (
         ("time", False), ("client", False), ("method", False), ("URL", False), ("status", True), ("bytes", True),
-        ("ms", True), ("id", False), ("partition", True),
+        ("ms", True), ("id", False),
     ):  # fmt: skip
         fold = title == "URL"
         table.add_column(title, justify="right" if right else "left", overflow="fold", no_wrap=not fold)
-    records = [(json.loads(message["value"]), message) for message in messages]
-    for record, message in sorted(records, key=lambda pair: str(pair[0]["@timestamp"])):
+    for record in sorted(
+        (json.loads(message["value"]) for message in messages), key=lambda each: str(each["@timestamp"])
+    ):
         response = record["http"]["response"]
         row = (
             record["@timestamp"][11:23],
@@ -385,7 +386,6 @@ def _table(messages: list[Json]) -> Any:
             str(response["body"]["bytes"]),
             f"{record['event']['duration'] / 1e6:.1f}",
             record["event"]["id"][:8],
-            str(message["partition"]),
         )
         table.add_row(*map(Text, row))
     return table
@@ -489,7 +489,7 @@ def _request(
 ) -> int:
     """Sends a request, reads the response to its end and returns its status."""
     connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-    for name, value in {"Host": "shop.example", "User-Agent": "http-capture-demo", **headers}.items():
+    for name, value in {"Host": "shop.test", "User-Agent": "http-capture-demo", **headers}.items():
         connection.putheader(name, value)
     if body is not None:
         connection.putheader("Content-Length", str(len(body)))
