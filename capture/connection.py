@@ -635,6 +635,8 @@ class ConnectionTable:
         two: Stream = connection.backward
         if connection.done:
             return 0
+        if connection.reset_ns != 0:
+            reason = _RST_REASON
         if one is not None:
             if connection.client == 2:
                 one = connection.backward

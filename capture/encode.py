@@ -43,10 +43,10 @@ _ESCAPES = cython.declare(
     ),
 )
 _VERSIONS = {9: b'"version":"0.9",', 10: b'"version":"1.0",', 11: b'"version":"1.1",'}
-# A byte of a field value in JSON: 0 as it is, 1 a space, 2 anything else. Of a field name: itself in lower case, or 0.
-_VALUE_CLASS = cython.declare(
-    bytes, bytes(1 if c == 32 else 2 if c < 32 or c > 126 or c in (34, 92) else 0 for c in range(256))
-)
+# 1 for a byte that stands in JSON as it is: printable ASCII, and (in valid UTF-8) all above 127.
+_PLAIN_ASCII = cython.declare(bytes, bytes(0 if c < 32 or c > 126 or c in (34, 92) else 1 for c in range(256)))
+_PLAIN = cython.declare(bytes, bytes(0 if c < 32 or c in (34, 92, 127) else 1 for c in range(256)))
+# A byte of a field name: itself in lower case, or 0 where a name ends or is not a plain one.
 _NAME = cython.declare(
     bytes, bytes(0 if c <= 32 or c > 126 or c in (34, 58, 92) else bytes((c,)).lower()[0] for c in range(256))
 )
@@ -55,11 +55,12 @@ _URL_HEADERS = frozenset((b"referer", b"location", b"content-location"))
 _HOST = cython.declare(cython.int, hash_name(b"host"))
 _USER_AGENT = cython.declare(cython.int, hash_name(b"user-agent"))
 _MAX_CACHED = cython.declare(cython.int, 4096)
-_AUTHORITY = re.compile(rb"(?:[^@/]*@)?(\[[0-9A-Fa-f:.]+\]|[^:/\[\]@]*)(?::([0-9]{1,5}))?\Z")
+_AUTHORITY = re.compile(rb"(?:[^@/]*@)?(\[[0-9A-Fa-f:.]+\]|[^:/\[\]@]*)(?::([0-9]{0,5}))?\Z")
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)\Z", re.DOTALL)
-_USERINFO = re.compile(rb"\A([A-Za-z][A-Za-z0-9+.-]*://)[^/?#@]*@")
+_USERINFO = re.compile(rb"\A([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
+_CONNECT_USERINFO = re.compile(rb"\A[^/?#]*@")
 _FORM = re.compile(rb"\s*application/x-www-form-urlencoded", re.IGNORECASE)
-_SEPARATORS = re.compile(rb"([&;])")
+_SEPARATORS = re.compile(rb"([&;#])")
 _REASON_JSON = cython.declare(
     list, [b""] + [b'"incomplete_reason":"' + reason.encode() + b'",' for reason in REASONS[1:]]
 )
@@ -449,8 +450,7 @@ class Encoder:
     def _plain_fields(self, head: bytes, start: cython.Py_ssize_t) -> cython.bint:
         """_fields in one pass, for heads as nearly all are: ASCII, no name twice, nothing folded. False: another."""
         names: bytes = _NAME
-        classes: bytes = _VALUE_CLASS
-        escapes: bytes = _ESCAPES
+        plain: bytes = _PLAIN_ASCII
         special: bytes = self.header_table
         seen: cython.int[::1] = self.seen
         out: cython.uchar[::1]
@@ -460,11 +460,12 @@ class Encoder:
         field: cython.Py_ssize_t
         line: cython.Py_ssize_t
         value: cython.Py_ssize_t
-        last: cython.Py_ssize_t
         stop: cython.Py_ssize_t
         h: cython.int
+        fields: cython.int = 0
         c: cython.uchar
-        kind: cython.uchar
+        run: cython.Py_ssize_t
+        k: cython.Py_ssize_t
         self._reserve(6 * (end - start) + 64)
         out = self.view
         to = self.at
@@ -494,6 +495,9 @@ class Encoder:
             if at >= end or head[at] != 58 or at == line or seen[h & 1023] == self.round:
                 return False
             seen[h & 1023] = self.round
+            fields += 1
+            if fields > self.index.capacity:
+                return False
             stop = at
             at += 1
             out[to] = 34
@@ -505,31 +509,29 @@ class Encoder:
                 at += 1
             value = at
             field = to
-            last = to
-            while at < end:
-                c = head[at]
-                kind = classes[c]
-                if kind == 0:
-                    out[to] = c
-                    to += 1
-                    last = to
-                elif kind == 1:
-                    out[to] = 32
-                    to += 1
-                elif c == 10:
+            while True:
+                run = at
+                while at < end and plain[head[at]]:
+                    at += 1
+                for k in range(run, at):
+                    out[to + k - run] = head[k]
+                to += at - run
+                if at == end or head[at] == 10:
                     break
-                elif escapes[c] < 2:  # not ASCII, or to be written as a number
+                c = head[at]
+                if c == 13 and at + 1 < end and head[at + 1] == 10:
+                    at += 1
+                    break
+                if c != 34 and c != 92:
                     return False
-                else:
-                    out[to] = 92
-                    out[to + 1] = escapes[c]
-                    to += 2
-                    if c != 13 and c != 9:
-                        last = to
+                out[to] = 92
+                out[to + 1] = c
+                to += 2
                 at += 1
             if at + 1 < end and (head[at + 1] == 32 or head[at + 1] == 9):  # folded
                 return False
-            to = last
+            while to > field and out[to - 1] == 32:
+                to -= 1
             if special[h & 4095]:
                 self.at = field
                 self._special_value(head[line:stop].lower(), head[value:at].strip(b" \t\r"))
@@ -664,6 +666,9 @@ class Encoder:
         mark: cython.Py_ssize_t
         site: tuple = None
         if request.method == b"CONNECT":
+            if self.redact:
+                target = _CONNECT_USERINFO.sub(b"REDACTED@", target)
+                end = len(target)
             authority = target
             scheme = None
             begin = end
@@ -715,6 +720,7 @@ class Encoder:
             return known
         match = _AUTHORITY.match(authority)
         domain, port = match.groups() if match is not None else (b"", None)
+        port = port or None
         if domain:
             if scheme is not None:
                 full = b',"full":"' + _escaped(scheme + b"://" + domain + (b":" + port if port is not None else b""))
@@ -734,48 +740,41 @@ class Encoder:
     @cython.exceptval(-1)
     def _body(self, message: Message) -> cython.int:
         content: bytes = None
-        whole: cython.longlong = message.body_bytes
+        truncated: cython.bint = False
         text: cython.bint = True
         valid: cython.Py_ssize_t
         self._put(b'{"bytes":')
         self._integer(message.body_bytes)
         if message.decoder is not None:
             content = message.decoder.content()
+            truncated = message.decoder.truncated
             if message.decoder.decoded:
-                whole = message.decoder.decoded_bytes
                 self._put(b',"decoded_bytes":')
-                self._integer(whole)
+                self._integer(message.decoder.decoded_bytes)
         elif message.kept is not None:
             content = b"".join(message.kept)
+            truncated = len(content) < message.body_bytes
         if content is not None and message.body_bytes > 0:
+            if self.redact and message.content_type is not None and _FORM.match(message.content_type) is not None:
+                content = self._clean_pairs(content)
             if not content.isascii():
-                valid = _utf8_length(content, len(content) < whole)
+                valid = _utf8_length(content, truncated)
                 if valid < 0:
                     text = False
                 elif valid < len(content):
                     content = content[:valid]
-            if text or self.keep_unknown or message.content_type is not None:
-                if text:
-                    if (
-                        self.redact
-                        and message.content_type is not None
-                        and _FORM.match(message.content_type) is not None
-                    ):
-                        cut = len(content) < whole
-                        content = self._clean_pairs(content)
-                        if cut:
-                            whole = len(content) + 1
-                        else:
-                            whole = len(content)
-                    self._put(b',"content":"')
-                    self._utf8(content)
-                    self._put(b'","encoding":"text"')
-                else:
-                    self._put(b',"content":"')
-                    self._put(base64.b64encode(content))
-                    self._put(b'","encoding":"base64"')
-                if len(content) < whole:
-                    self._put(b',"truncated":true')
+            if text:
+                self._put(b',"content":"')
+                self._utf8(content)
+                self._put(b'","encoding":"text"')
+            elif self.keep_unknown or message.content_type is not None:
+                self._put(b',"content":"')
+                self._put(base64.b64encode(content))
+                self._put(b'","encoding":"base64"')
+            else:
+                truncated = False  # nothing is kept: of no stated type, and no text
+            if truncated:
+                self._put(b',"truncated":true')
         return self._put(b"}")
 
     @cython.cfunc
@@ -796,14 +795,17 @@ class Encoder:
         end: cython.Py_ssize_t = len(target)
         if not self.redact:
             return target
-        while mark < end and target[mark] != 63 and target[mark] != 64:
+        while mark < end and target[mark] != 63 and target[mark] != 35 and target[mark] != 64:
             mark += 1
         if mark == end:
             return target
         if target[mark] == 64:
             target = _USERINFO.sub(rb"\1REDACTED@", target)
-            mark = target.find(b"?")
-            if mark < 0:
+            end = len(target)
+            mark = 0
+            while mark < end and target[mark] != 63 and target[mark] != 35:
+                mark += 1
+            if mark == end:
                 return target
         if not self._suspicious(target, mark + 1):
             return target
@@ -823,22 +825,26 @@ class Encoder:
             c = 0
             while at < end:
                 c = pairs[at]
-                if c == 61 or c == 38 or c == 59:
+                if c == 61 or c == 38 or c == 59 or c == 35:
                     break
-                if c == 37 or c == 43:
+                if c == 63:
+                    value = 0
+                    at += 1
+                    continue
+                if c == 37 or c == 43 or c <= 32:
                     return True
                 value = (value * 31 + lower[c]) & 0x3FFFFFF
                 at += 1
             if self.secret_table[value & 4095]:
                 return True
-            while at < end and pairs[at] != 38 and pairs[at] != 59:
+            while at < end and pairs[at] != 38 and pairs[at] != 59 and pairs[at] != 35:
                 at += 1
             at += 1
         return False
 
     @cython.cfunc
     def _clean_pairs(self, pairs: bytes) -> bytes:
-        """name=value pairs, between & or ;, with the values of secret names redacted."""
+        """name=value pairs, between any of & ; #, with the values of secret names redacted."""
         parts: list = _SEPARATORS.split(pairs)
         i: cython.Py_ssize_t
         changed: cython.bint = False
@@ -846,8 +852,8 @@ class Encoder:
             name, equals, value = parts[i].partition(b"=")
             if equals and value:
                 if b"%" in name or b"+" in name:
-                    name = unquote_to_bytes(name.replace(b"+", b" ")).strip()
-                if name.lower() in self.redact_names:
+                    name = unquote_to_bytes(name.replace(b"+", b" "))
+                if name.rpartition(b"?")[2].strip().lower() in self.redact_names:
                     parts[i] = parts[i].partition(b"=")[0] + b"=" + REDACTED
                     changed = True
         return b"".join(parts) if changed else pairs
@@ -1013,35 +1019,42 @@ class Encoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _utf8(self, data: bytes) -> cython.int:
-        """Valid UTF-8 inside a JSON string."""
+        """Valid UTF-8 inside a JSON string: runs of plain bytes are copied whole."""
         out: cython.uchar[::1]
+        plain: bytes = _PLAIN
         escapes: bytes = _ESCAPES
         digits: bytes = _DIGITS
+        size: cython.Py_ssize_t = len(data)
         at: cython.Py_ssize_t
-        i: cython.Py_ssize_t
+        i: cython.Py_ssize_t = 0
+        k: cython.Py_ssize_t
+        run: cython.Py_ssize_t
         c: cython.uchar
-        e: cython.uchar
-        self._reserve(6 * len(data))
+        self._reserve(6 * size)
         out = self.view
         at = self.at
-        for i in range(len(data)):
+        while i < size:
+            run = i
+            while i < size and plain[data[i]]:
+                i += 1
+            for k in range(run, i):
+                out[at + k - run] = data[k]
+            at += i - run
+            if i == size:
+                break
             c = data[i]
-            e = escapes[c]
-            if e == 0:
-                out[at] = c
-                at += 1
+            i += 1
+            out[at] = 92
+            if escapes[c] != 1:
+                out[at + 1] = escapes[c]
+                at += 2
             else:
-                out[at] = 92
-                if e != 1:
-                    out[at + 1] = e
-                    at += 2
-                else:
-                    out[at + 1] = 117
-                    out[at + 2] = 48
-                    out[at + 3] = 48
-                    out[at + 4] = digits[c >> 4]
-                    out[at + 5] = digits[c & 15]
-                    at += 6
+                out[at + 1] = 117
+                out[at + 2] = 48
+                out[at + 3] = 48
+                out[at + 4] = digits[c >> 4]
+                out[at + 5] = digits[c & 15]
+                at += 6
         self.at = at
         return 0
 

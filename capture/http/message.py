@@ -66,6 +66,10 @@ class HeaderIndex:
         self.folded = False
         self.count = 0
         while at < end:
+            while i == 0 and at < end and (data[at] == 32 or data[at] == 9):  # nothing that it could be folded to
+                at += 1
+            if at == end:
+                break
             begin = at
             c = data[at]
             if c == 10:

@@ -231,11 +231,9 @@ class Parser(Consumer):
             self.position_seq = advance(self.position_seq, length)
         if self.state == _TUNNEL or self.state == _AFTER_09:
             return 0
-        self.now_ns = timestamp_ns
         if message is not None:
             message.gap_bytes += length
             message.cut = message.cut or cut
-            message.last_ns = timestamp_ns
             if message.decoder is not None:
                 message.decoder.finish()  # what follows the gap cannot be decoded
             message.keep = False
@@ -258,7 +256,6 @@ class Parser(Consumer):
     @cython.ccall
     @cython.exceptval(-1)
     def on_close(self, reason: cython.int, timestamp_ns: cython.longlong) -> cython.int:
-        self.now_ns = timestamp_ns
         if self.message is not None:
             self._end(0 if reason == 0 and self.state == _UNTIL_CLOSE else _BY_CLOSE[reason])
         elif self.pending is not None and self.state == _HEAD:
@@ -561,12 +558,12 @@ class Parser(Consumer):
         if self.role == _REQUEST:
             if message.chunked:
                 self.state = _CHUNK_SIZE
-            elif message.content_length > 0:
-                self.remaining = message.content_length
-                self.state = _BODY
             elif not sound:
                 self._end(_MALFORMED)
                 return self._lose()
+            elif message.content_length > 0:
+                self.remaining = message.content_length
+                self.state = _BODY
             else:
                 self._end(0)
                 if message.method == b"CONNECT" and not self.tunnel_follows:
@@ -581,6 +578,9 @@ class Parser(Consumer):
                 return self._end(0)
             if message.chunked:
                 self.state = _CHUNK_SIZE
+            elif not sound and not message.framed_by_close:
+                self._end(_MALFORMED)
+                return self._lose()
             elif message.content_length == 0:
                 return self._end(0)
             elif message.content_length > 0:
