@@ -7,12 +7,12 @@ PACKAGES := capture guard config
 TESTED := capture guard config tests setup.py
 KAFKA_LIB := tests/kafka/target/lib
 
-# The tests see the installed package only, and each run is told which one that is: by a name that the program does not
-# take for a setting.
+# The tests see the installed package only, and each run is told which one that is. The program would take the name for
+# a setting: tests that start it leave HTTP_CAPTURE_* out of its environment.
 unexport PYTHONPATH
 unexport HTTP_CAPTURE_EXTENSIONS
 PYTEST_COMPILED = mkdir -p build/compiled && cd build/compiled && \
-	TESTED_HTTP_CAPTURE=compiled ../../.venv-wheel/bin/pytest -c ../../pyproject.toml --rootdir ../..
+	HTTP_CAPTURE_TESTED=compiled ../../.venv-wheel/bin/pytest -c ../../pyproject.toml --rootdir ../..
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -94,7 +94,7 @@ lint: .venv/installed-test build/named/http_capture
 test-uncompiled: .venv/installed-test
 	@echo '== tests, uncompiled'
 	@find $(PACKAGES) -name '*.so' -delete
-	@TESTED_HTTP_CAPTURE=uncompiled .venv/bin/pytest -m 'not broker' $(ARGS)
+	@HTTP_CAPTURE_TESTED=uncompiled .venv/bin/pytest -m 'not broker' $(ARGS)
 
 test-compiled: .venv-wheel/installed
 	@echo '== tests, compiled wheel'

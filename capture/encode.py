@@ -1035,6 +1035,12 @@ class Encoder:
         at = self.at
         while i < size:
             run = i
+            while (
+                i + 8 <= size
+                and plain[data[i]] & plain[data[i + 1]] & plain[data[i + 2]] & plain[data[i + 3]]
+                & plain[data[i + 4]] & plain[data[i + 5]] & plain[data[i + 6]] & plain[data[i + 7]]
+            ):  # fmt: skip
+                i += 8
             while i < size and plain[data[i]]:
                 i += 1
             for k in range(run, i):

@@ -132,7 +132,7 @@ def run(
     per_block: int = 512,
     each_block: Callable[[], None] = lambda: None,
 ) -> Result:
-    """Everything that the frames give. Asserts that the ledger balances, and that each record is what record.py says."""
+    """Everything that the frames give. Asserts that the ledger balances, and that each record is as record.py says."""
     sink = Kept()
     pipeline = make(Frames(frames, link, per_block), settings, sink)
     pipeline.run(lambda: False, each_block)
@@ -202,7 +202,10 @@ def _keep_alive() -> Dialogue:
         ("server", b"HTTP/1.1 200 OK\nContent-Length: 3\n\nabc"),
         ("client", http_request("PUT", "/nine", (("Content-Encoding", "gzip"),), packed)),
         ("server", http_response(200, (("Content-Encoding", "gzip"), *chunks), chunked(packed, 11))),
-        ("client", http_request("POST", "/ten", (("Content-Type", "application/x-www-form-urlencoded"),), b"a=b&pin=1")),
+        (
+            "client",
+            http_request("POST", "/ten", (("Content-Type", "application/x-www-form-urlencoded"),), b"a=b&pin=1"),
+        ),
         ("server", http_response(200, (("Content-Encoding", "deflate"),), zlib.compress(b"ten" * 30))),
         ("client", http_request("OPTIONS", "*", ())),
         ("server", http_response(200, (("Content-Encoding", "br"),), b"this is no brotli")),

@@ -10,14 +10,13 @@ import re
 from collections.abc import Callable
 
 import pytest
+from http_capture.capture.pipeline import Pipeline
+from http_capture.config.settings import BodySettings, Settings, TcpSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from line import DIALOGUES, Dialogue, Frames, Json, Kept, Result, comparables, make, run, speak
 from mutation import pieces
 from traffic import FIN, Conversation, Side, chunked, fragment, http_request, http_response
-
-from http_capture.capture.pipeline import Pipeline
-from http_capture.config.settings import BodySettings, Settings, TcpSettings
 
 COMPILED = os.environ.get("HTTP_CAPTURE_TESTED") == "compiled"
 EXAMPLES = settings(max_examples=1000 if COMPILED else 150, derandomize=True, deadline=None, database=None)
@@ -194,7 +193,9 @@ def marks(record: Json) -> set[str]:
     return found
 
 
-def gapped(dialogue: Dialogue, side: Side, start: int, length: int, mss: int, step_ns: int) -> tuple[Result, list[bool]]:
+def gapped(
+    dialogue: Dialogue, side: Side, start: int, length: int, mss: int, step_ns: int
+) -> tuple[Result, list[bool]]:
     """Runs a dialogue of which the capture lacks `length` bytes of one stream; which turns these do not touch."""
     conv = Conversation(mss=100_000, step_ns=step_ns)
     conv.handshake()
@@ -288,7 +289,9 @@ def test_one_direction_that_is_always_late() -> None:
 # Memory.
 
 
-def watched(frames: list[tuple[int, bytes]], bounds: TcpSettings, look: Callable[[Pipeline], int]) -> tuple[Result, int]:
+def watched(
+    frames: list[tuple[int, bytes]], bounds: TcpSettings, look: Callable[[Pipeline], int]
+) -> tuple[Result, int]:
     """Runs the frames, and returns the largest of what was seen after each few of them."""
     sink = Kept()
     pipeline = make(Frames(frames, per_block=50), Settings(body=BodySettings(keep="all"), tcp=bounds), sink)

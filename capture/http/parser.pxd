@@ -54,7 +54,7 @@ cdef class Parser(Consumer):
     cdef bint _status_line(self, Message message, bytes head, Py_ssize_t end) except? -1
     cdef bint _fields(self, Message message, bytes head) except? -1
     cdef int _open_body(self, Message message) except? -1
-    cdef int _body(self, object data, Py_ssize_t start, Py_ssize_t end) except? -1
+    cdef int _body(self, bytes data, Py_ssize_t start, Py_ssize_t end) except? -1
     cdef int _end(self, int reason) except? -1
     cdef int _lose(self) except? -1
     cdef int _skip_pending(self) except? -1

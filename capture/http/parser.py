@@ -22,7 +22,6 @@ Invariants:
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import cython
 
@@ -216,7 +215,9 @@ class Parser(Consumer):
         if (self.state == _BODY and size < self.remaining) or self.state == _UNTIL_CLOSE:
             self.remaining -= size
             self.now_ns = timestamp_ns
-            return self._body(buffer.view, start, end)
+            if self.message.keep and self.message.kept_bytes < self.limits.max_kept_bytes:
+                return self._body(buffer.view[start:end].tobytes(), 0, size)
+            return self._body(None, 0, size)
         if self.state == _TUNNEL:
             self.limits.tunnel_bytes += size
             return 0
@@ -578,9 +579,6 @@ class Parser(Consumer):
                 return self._end(0)
             if message.chunked:
                 self.state = _CHUNK_SIZE
-            elif not sound and not message.framed_by_close:
-                self._end(_MALFORMED)
-                return self._lose()
             elif message.content_length == 0:
                 return self._end(0)
             elif message.content_length > 0:
@@ -918,8 +916,8 @@ class Parser(Consumer):
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _body(self, data: Any, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
-        """Body bytes data[start:end], transfer-decoded; data: bytes or a memoryview."""
+    def _body(self, data: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+        """Body bytes data[start:end], transfer-decoded; data is None where nothing is kept any more."""
         message: Message = self.message
         size: cython.Py_ssize_t = end - start
         room: cython.Py_ssize_t
@@ -929,13 +927,13 @@ class Parser(Consumer):
         self.limits.body_bytes += size
         if message.keep:
             if message.decoder is not None:
-                message.decoder.feed(bytes(data[start:end]))
+                message.decoder.feed(data[start:end])
             else:
                 room = self.limits.max_kept_bytes - message.kept_bytes
                 if room > 0:
                     if size > room:
                         size = room
-                    message.kept.append(bytes(data[start : start + size]))
+                    message.kept.append(data[start : start + size])
                     message.kept_bytes += size
         return 0
 

@@ -12,13 +12,12 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from line import ALL_BODIES, DIALOGUES, Frame, Frames, Kept, make, run, speak, strict
-from mutation import damage, damage_dialogue, pieces
-from traffic import RST, Conversation, fragment, write_pcap
-
 from http_capture.capture.errors import HttpCaptureError
 from http_capture.capture.source.pcap_file import PcapFiles
 from http_capture.config.settings import BodySettings, DefragSettings, HttpSettings, Settings, TcpSettings
+from line import ALL_BODIES, DIALOGUES, Kept, make, run, speak, strict
+from mutation import damage, damage_dialogue, pieces
+from traffic import RST, Conversation, fragment, write_pcap
 
 COMPILED = os.environ.get("HTTP_CAPTURE_TESTED") == "compiled"
 COUNT = int(os.environ.get("HTTP_CAPTURE_FUZZ", "200000" if COMPILED else "20000"))
@@ -26,6 +25,9 @@ SEED = int(os.environ.get("HTTP_CAPTURE_FUZZ_SEED", "0"))
 BATCH = 2000
 FILES = 400 if COMPILED else 60
 CORPUS = pathlib.Path(__file__).resolve().parents[3] / "shared" / "corpus"
+
+Full = tuple[int, bytes, int, int]
+"""timestamp_ns, bytes, link type, wire length."""
 
 # Link types: what stands before the IP header, for IPv4 and IPv6.
 LINKS = {
@@ -56,7 +58,7 @@ TIGHT = Settings(
 )
 
 
-def conversation(rng: random.Random, number: int) -> list[Frame]:
+def conversation(rng: random.Random, number: int) -> list[Full]:
     """Frames of a dialogue, damaged or not, on some link, fragmented, reordered, cut or not; some are lost."""
     version6 = rng.random() < 0.3
     vlan = rng.choice(((), (), (5,), (5, 6)))
@@ -84,7 +86,7 @@ def conversation(rng: random.Random, number: int) -> list[Frame]:
         speak(conv, dialogue)
     if rng.random() < 0.1:
         conv.rst(rng.choice(("client", "server")), seq=rng.choice((None, rng.getrandbits(32))))
-    frames: list[Frame] = []
+    frames: list[Full] = []
     loss = rng.choice((0, 0, 0, 0.05, 0.3))
     before = LINKS[link][version6]
     link_bytes = len(before) if link != 1 else 14 + 4 * len(vlan)
@@ -105,16 +107,18 @@ def conversation(rng: random.Random, number: int) -> list[Frame]:
     return frames
 
 
-def damaged(rng: random.Random, frame: Frame, other: Frame) -> Frame:
+def damaged(rng: random.Random, frame: Full, other: Full) -> Full:
     """A frame with bits turned, cut, or with parts of another one; sometimes of another time, link or length."""
-    timestamp_ns, data, link, wire = (*frame, 1, 0)[:4] if len(frame) == 2 else frame[:4]  # type: ignore[misc]
+    timestamp_ns, data, link, wire = frame
     for _ in range(rng.randint(1, 3)):
         kind = rng.randrange(8)
         if kind < 4:
             headers = bytearray(data)
             for _ in range(rng.randint(1, 4)):
                 if headers:  # mostly in the headers: there it matters
-                    headers[rng.randrange(min(len(headers), 74))] = rng.choice((0, 1, 0x45, 0x60, 0x7F, 0xFF, rng.getrandbits(8)))
+                    headers[rng.randrange(min(len(headers), 74))] = rng.choice(
+                        (0, 1, 0x45, 0x60, 0x7F, 0xFF, rng.getrandbits(8))
+                    )
             data = bytes(headers)
         elif kind == 4:
             data = data[: rng.randrange(len(data) + 1)]
@@ -132,9 +136,9 @@ def damaged(rng: random.Random, frame: Frame, other: Frame) -> Frame:
     return timestamp_ns, data, link, max(wire, len(data))
 
 
-def corpus_frames() -> list[Frame]:
+def corpus_frames() -> list[Full]:
     """Some frames of real captures, where there are any."""
-    frames: list[Frame] = []
+    frames: list[Full] = []
     for path in sorted(CORPUS.rglob("*.pcap"))[:40]:
         if path.stat().st_size > 200_000:
             continue
@@ -149,10 +153,10 @@ def corpus_frames() -> list[Frame]:
     return frames
 
 
-def batch(seed: int, real: list[Frame]) -> list[Frame]:
+def batch(seed: int, real: list[Full]) -> list[Full]:
     """BATCH frames: some conversations at once, in which a part of the frames is damaged."""
     rng = random.Random(seed)
-    frames: list[Frame] = []
+    frames: list[Full] = []
     while len(frames) < BATCH:
         some = conversation(rng, len(frames))
         if real and rng.random() < 0.2:
@@ -167,7 +171,7 @@ def batch(seed: int, real: list[Frame]) -> list[Frame]:
     ]
 
 
-def fuzz(seed: int, real: list[Frame]) -> int:
+def fuzz(seed: int, real: list[Full]) -> int:
     """One batch, with the settings that its seed says. Returns how many records it gave."""
     settings = TIGHT if seed % 2 else ALL_BODIES
     return len(run(batch(seed, real), settings, per_block=1 + seed % 700).values)
@@ -218,12 +222,13 @@ def pcapng(frames: list[tuple[int, bytes]]) -> bytes:
 def test_damaged_files(tmp_path: pathlib.Path) -> None:
     """What is no capture any more is refused with one line; all others are read as far as they go."""
     read = 0
+    refusals: list[str] = []
     for seed in range(SEED, SEED + FILES):
         path = damaged_files(tmp_path, seed)
         try:
             source = PcapFiles((str(path),))
         except HttpCaptureError as error:
-            assert "\n" not in str(error)
+            refusals.append(str(error))
             continue
         read += 1
         sink = Kept()
@@ -231,16 +236,17 @@ def test_damaged_files(tmp_path: pathlib.Path) -> None:
         try:
             pipeline.run(lambda: False)
         except HttpCaptureError as error:
-            assert "\n" not in str(error), seed
+            refusals.append(str(error))
         pipeline.finish()
         assert pipeline.ledger().imbalances == [], seed
         for _, value, _, _ in sink.sent:
             strict(value)
         path.unlink()
     assert read > FILES // 3
+    assert not [text for text in refusals if "\n" in text]
 
 
-def found() -> Iterator[tuple[str, list[Frame]]]:
+def found() -> Iterator[tuple[str, list[tuple[int, bytes]]]]:
     """What damage has found, each cut down to what matters."""
     conv = Conversation()
     conv.fin("server")
@@ -267,7 +273,7 @@ def found() -> Iterator[tuple[str, list[Frame]]]:
 
 
 @pytest.mark.parametrize(("name", "frames"), list(found()), ids=[name for name, _ in found()])
-def test_found(name: str, frames: list[Frame]) -> None:
+def test_found(name: str, frames: list[tuple[int, bytes]]) -> None:
     run(frames)
     run(frames, TIGHT)
 

@@ -34,10 +34,10 @@ def generate() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Any]:
-    """A RealBroker on the last core. Skipped where there can be none, unless REQUIRE_BROKER=1."""
+    """A RealBroker on the last core. Skipped where there can be none, unless HTTP_CAPTURE_REQUIRE_BROKER=1."""
     module = load(HERE / "broker.py")
     reason = module.missing()
-    if reason and os.environ.get("REQUIRE_BROKER") == "1":
+    if reason and os.environ.get("HTTP_CAPTURE_REQUIRE_BROKER") == "1":
         pytest.fail(f"the real broker is required here: {reason}")
     if reason:
         pytest.skip(reason)

@@ -30,8 +30,9 @@ def command() -> list[str]:
     return [str(script)] if script.exists() else [sys.executable, "-m", "http_capture.capture"]
 
 
-def replay(capture: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-    """Starts a replay of the capture on the first core; its ledger is the last line of its standard error."""
+def replay(capture: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Starts a replay of the capture on the first core, without the settings of whoever runs the tests; its ledger is
+    the last line of its standard error."""
     return subprocess.Popen(
         ["taskset", "-c", "0", *command(), "--read", str(capture), "--json", *arguments],
         stdin=subprocess.DEVNULL,
@@ -39,7 +40,7 @@ def replay(capture: Path, *arguments: str, **options: Any) -> subprocess.Popen[s
         stderr=subprocess.PIPE,
         text=True,
         cwd=capture.parent,
-        **options,
+        env={name: value for name, value in os.environ.items() if not name.startswith("HTTP_CAPTURE_")},
     )
 
 

@@ -1,0 +1,295 @@
+"""The table: which connection a segment belongs to, what opens and ends one, and the bounds."""
+
+import pytest
+from http_capture.config.settings import BodySettings, Settings, TcpSettings
+from line import Frames, Result, comparables, make, run
+from traffic import ACK, FIN, RST, SYN, Conversation, Frame, http_request, http_response, mix
+
+MS = 1_000_000
+SECOND = 1000 * MS
+
+
+def exchange(conv: Conversation, target: str = "/") -> None:
+    conv.send("client", http_request("GET", target))
+    conv.send("server", http_response(200, body=target.encode()))
+    conv.ack("client")
+
+
+def seen(result: Result) -> list[str]:
+    """Target and status, or why not, of each record."""
+    return [
+        f"{record.get('url', {}).get('original')} {record['http_capture'].get('incomplete_reason', 'complete')}"
+        for record in result.records
+    ]
+
+
+def connections(result: Result) -> dict[str, int]:
+    closed: dict[str, int] = result.ledger.sections["connections"]["closed"]
+    return {reason: count for reason, count in closed.items() if count}
+
+
+def bounded(**bounds: float) -> Settings:
+    return Settings(body=BodySettings(keep="all"), tcp=TcpSettings(**bounds))  # type: ignore[arg-type]
+
+
+def test_ports_in_use_again() -> None:
+    """A new SYN on the ports of a connection that has ended, been reset, or is half closed."""
+    frames: list[Frame] = []
+    now_ns = None
+    for isn, end in ((1000, "close"), (50_000, "rst"), (90_000, "fin"), (200_000, "none"), (7_000_000, "close")):
+        conv = Conversation(client_isn=isn, server_isn=isn + 7)
+        if now_ns is not None:
+            conv.now_ns = now_ns + 10 * MS
+        conv.handshake()
+        exchange(conv, f"/{isn}")
+        if end == "close":
+            conv.close()
+        elif end == "rst":
+            conv.rst("client")
+        elif end == "fin":
+            conv.fin("client")
+        frames += conv.frames
+        now_ns = conv.now_ns
+    result = run(frames)
+    assert sorted(seen(result)) == sorted(f"/{isn} complete" for isn in (1000, 50_000, 90_000, 200_000, 7_000_000))
+    assert result.ledger.sections["connections"]["opened"] == 5
+
+
+def test_a_stray_syn_does_not_end_a_connection() -> None:
+    """Forged, or of an old connection: nobody answers it (RFC 5961 section 4)."""
+    conv = Conversation()
+    conv.handshake()
+    conv.send("client", http_request())
+    conv.segment("client", SYN, seq=123_456_789)
+    conv.segment("server", SYN | ACK, seq=987_654_321, ack=5)
+    conv.send("server", http_response(200, body=b"x"))
+    exchange(conv, "/next")
+    conv.close()
+    assert seen(run(conv.frames)) == ["/ complete", "/next complete"]
+
+
+@pytest.mark.parametrize("after_ms", [0, 1, 100])
+def test_copies_of_the_beginning_after_the_end(after_ms: int) -> None:
+    """A mirror that sends frames twice, late: no new connection, no second record."""
+    conv = Conversation(step_ns=1000)
+    conv.handshake()
+    exchange(conv)
+    conv.close()
+    again = [(timestamp_ns + after_ms * MS + 50_000, frame) for timestamp_ns, frame in conv.frames]
+    result = run(mix(conv, again))
+    assert seen(result) == ["/ complete"]
+    assert result.ledger.sections["connections"]["opened"] == 1
+
+
+@pytest.mark.parametrize("lost", ["", "SYN", "SYN ACK", "both"])
+@pytest.mark.parametrize("first", ["client", "server"])
+def test_midstream(lost: str, first: str) -> None:
+    """Any part of the handshake is missing, and the first frame is of either side."""
+    conv = Conversation()
+    conv.handshake(drop={"": set(), "SYN": {0}, "SYN ACK": {1}, "both": {0, 1}}[lost])
+    exchange(conv, "/a")
+    exchange(conv, "/b")
+    conv.close()
+    frames = list(conv.frames)
+    if first == "server":  # the mirror has put an answer before its request
+        at = [i for i, (_, frame) in enumerate(frames) if b"GET /a" in frame or b"200 OK" in frame]
+        early, late = frames[at[0]], frames[at[1]]
+        frames[at[0]], frames[at[1]] = (early[0], late[1]), (late[0], early[1])
+    result = run(frames)
+    assert seen(result) == ["/a complete", "/b complete"]
+    assert {record["source"]["port"] for record in result.records} == {40000}
+    assert {record["http_capture"]["midstream"] for record in result.records} == {lost == "both"}
+
+
+def test_midstream_begins_with_an_answer() -> None:
+    conv = Conversation()
+    conv.send("server", http_response(200, body=b"of what was asked before"))
+    conv.wait(SECOND)
+    exchange(conv, "/a")
+    conv.close()
+    result = run(conv.frames)
+    assert seen(result) == ["None no_request", "/a complete"]
+    assert {record["destination"]["port"] for record in result.records} == {80}
+
+
+@pytest.mark.parametrize(
+    ("side", "flags", "seq"),
+    [("client", RST, 1 << 31), ("server", RST | ACK, 1 << 30), ("client", RST, 12), ("server", RST | ACK, 4000)],
+)
+def test_resets_outside_the_stream(side: str, flags: int, seq: int) -> None:
+    """Forged or late: ignored, and counted (RFC 5961 section 3)."""
+    conv = Conversation()
+    conv.handshake()
+    exchange(conv, "/a")
+    conv.segment(side, flags, seq=seq)  # type: ignore[arg-type]
+    exchange(conv, "/b")
+    conv.close()
+    result = run(conv.frames)
+    assert seen(result) == ["/a complete", "/b complete"]
+    assert result.ledger.sections["segments"]["resets_ignored"] == 1
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_reset_ends_a_connection(side: str) -> None:
+    conv = Conversation()
+    conv.handshake()
+    conv.send("client", http_request())
+    conv.send("server", http_response(200, (("Content-Length", "99"),), b"half"))
+    conv.rst(side)  # type: ignore[arg-type]
+    other = Conversation(("10.0.0.9", 1), start_ns=conv.now_ns + SECOND)
+    other.handshake()
+    result = run(mix(conv, other))
+    assert seen(result) == ["/ closed"]
+    assert connections(result) == {"rst": 1, "shutdown": 1}
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_fin_before_all_else(order: tuple[int, int]) -> None:
+    conv = Conversation()
+    conv.handshake()
+    exchange(conv)
+    conv.fin("server")
+    conv.fin("client")
+    conv.ack("server")
+    frames = list(conv.frames)
+    fins = [frames.pop(-3), frames.pop(-2)]
+    early = [(frames[0][0] - 2 * MS + i, fins[j][1]) for i, j in enumerate(order)]
+    result = run([*early, *frames])
+    assert comparables(result.records, without=["midstream"]) == comparables(
+        run(conv.frames).records, without=["midstream"]
+    )
+    assert connections(result) == {"fin": 1}
+
+
+def test_what_is_not_tracked() -> None:
+    """Bare acknowledgements and resets open nothing; late ones of an ended connection are late."""
+    conv = Conversation()
+    conv.ack("client")
+    conv.rst("server")
+    result = run(conv.frames)
+    assert result.ledger.sections["segments"]["untracked"] == 2
+    assert result.ledger.sections["connections"]["opened"] == 0
+    conv = Conversation()
+    conv.handshake()
+    exchange(conv)
+    conv.close()
+    conv.rst("client")
+    conv.retransmit(3)
+    result = run(conv.frames)
+    assert result.ledger.sections["segments"]["late"] == 3
+    assert seen(result) == ["/ complete"]
+
+
+@pytest.mark.parametrize(
+    ("idle_seconds", "open_", "expected"),
+    [
+        (0.9, True, {"shutdown": 2}),
+        (1.2, True, {"timeout": 1, "shutdown": 1}),
+        (0.3, False, {"timeout": 1, "shutdown": 1}),
+    ],
+    ids=["not yet", "idle", "handshake"],
+)
+def test_timeouts(idle_seconds: float, open_: bool, expected: dict[str, int]) -> None:
+    conv = Conversation()
+    conv.handshake()
+    if open_:
+        conv.send("client", http_request())
+    other = Conversation(("10.0.0.9", 1), start_ns=conv.now_ns + int(idle_seconds * SECOND))
+    other.handshake()
+    tcp = bounded(idle_timeout_seconds=1.0, handshake_timeout_seconds=0.2, max_connections=10)
+    result = run(mix(conv, other), tcp)
+    assert connections(result) == expected
+    assert seen(result) == ((["/ timeout"] if "timeout" in expected else ["/ shutdown"]) if open_ else [])
+
+
+def test_who_is_evicted() -> None:
+    """The ended ones first, then those without payload, then the longest idle."""
+    frames: list[Frame] = []
+    for i, kind in enumerate(("busy", "ended", "handshake", "idle")):
+        conv = Conversation((f"10.0.0.{i}", 1), start_ns=1_700_000_000_000_000_000 + i * MS, step_ns=1000)
+        conv.handshake()
+        if kind != "handshake":
+            conv.send("client", http_request("GET", f"/{kind}"))
+        if kind == "ended":
+            conv.send("server", http_response(204))
+            conv.close()
+        if kind == "busy":
+            conv.wait(SECOND)
+            conv.send("server", http_response(204))
+        frames += conv.frames
+    for i in range(3):
+        conv = Conversation((f"10.0.1.{i}", 1), start_ns=1_700_000_002_000_000_000 + i * SECOND)
+        conv.handshake()
+        conv.send("client", http_request("GET", f"/new{i}"))
+        frames += conv.frames
+    result = run(sorted(frames), bounded(max_connections=4))
+    assert connections(result) == {"fin": 1, "evicted": 2, "shutdown": 4}
+    assert sorted(seen(result)) == [
+        "/busy complete", "/ended complete", "/idle evicted", "/new0 shutdown", "/new1 shutdown", "/new2 shutdown"
+    ]  # fmt: skip
+
+
+def test_connections_side_by_side() -> None:
+    """The same numbers and ports, other addresses, both versions; and both directions find the same connection."""
+    convs = []
+    for i in range(60):
+        ends = (f"10.0.0.{i}", "10.1.0.1") if i % 2 else (f"fd00::{i:x}", "fd00:1::1")
+        if i % 3 == 0:
+            ends = (ends[1], ends[0])
+        conv = Conversation((ends[0], 40000), (ends[1], 80), start_ns=1_700_000_000_000_000_000 + i)
+        conv.handshake()
+        exchange(conv, f"/{i}")
+        conv.close()
+        convs.append(conv)
+    result = run(mix(*convs))
+    assert sorted(seen(result)) == sorted(f"/{i} complete" for i in range(60))
+    clients = {record["url"]["original"]: record["source"]["ip"] for record in result.records}
+    assert (clients["/0"], clients["/1"], clients["/2"], clients["/3"]) == (
+        "fd00:1::1",
+        "10.0.0.1",
+        "fd00::2",
+        "10.1.0.1",
+    )
+
+
+def test_not_http_is_left() -> None:
+    conv = Conversation()
+    conv.handshake()
+    conv.send("client", b"\x16\x03\x01 not HTTP")
+    conv.send("server", b"\x16\x03\x03 not HTTP")
+    for _ in range(20):
+        conv.send("client", http_request())
+        conv.send("server", http_response())
+    conv.close()
+    result = run(conv.frames)
+    assert seen(result) == []
+    assert result.ledger.sections["connections"]["not_http"] == 1
+    assert result.ledger.sections["segments"]["ignored"] > 40
+
+
+def test_it_keeps_nothing() -> None:
+    """Many connections, one after the other: what is known of them is gone when their time is over."""
+    active: list[int] = []
+    frames: list[Frame] = []
+    for i in range(2000):
+        conv = Conversation(("10.0.0.1", 1024 + i), start_ns=1_700_000_000_000_000_000 + i * 50 * MS, step_ns=10_000)
+        conv.handshake()
+        exchange(conv)
+        conv.close()
+        frames += conv.frames
+    pipeline = make(Frames(frames, per_block=100))
+    pipeline.run(lambda: False, lambda: active.append(pipeline.connections.active))
+    assert 100 < max(active) < 10 * 20 + 20  # the closing timeout is 10 s, in which 200 of them end
+    pipeline.finish()
+    assert pipeline.ledger().imbalances == []
+
+
+@pytest.mark.parametrize("step_ns", [-5 * MS, 0])
+def test_time_that_does_not_go_on(step_ns: int) -> None:
+    conv = Conversation(step_ns=step_ns)
+    conv.handshake()
+    exchange(conv)
+    conv.send("client", b"", drop=True)
+    conv.segment("server", FIN | ACK)
+    result = run(conv.frames)
+    assert seen(result) == ["/ complete"]
