@@ -18,13 +18,6 @@ SMALL = Settings(
     http=HttpSettings(max_head_bytes=1024, max_headers=16, search_bytes=1000),
 )
 CHUNKED = (("Transfer-Encoding", "chunked"),)
-# Faults of http/parser.py that these tests have found.
-NOT_YET = pytest.mark.xfail(reason="http/parser.py: what is read depends on how the bytes came", strict=True)
-UNMENDED = (
-    "a status line in answer to what looks like HTTP/0.9",
-    "a request in two segments after bytes that are none",
-)
-UNBOUND = ("head", "first line", "chunk extension", "trailer", "search")
 
 
 def records(dialogue: Dialogue, mss: int = 65000, with_settings: Settings = ALL_BODIES) -> list[Json]:
@@ -131,7 +124,6 @@ def damaged(seed: int) -> tuple[list[Json], list[Json]]:
     return records(dialogue), comparables(run(cut.frames).records)
 
 
-@NOT_YET
 def test_any_cuts_of_damaged_bytes() -> None:
     """Hostile bytes too: what the parser makes of them must not depend on how they come."""
     different = []
@@ -177,7 +169,7 @@ FOUND: dict[str, tuple[Dialogue, int]] = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=NOT_YET if name in UNMENDED else ()) for name in FOUND])
+@pytest.mark.parametrize("name", FOUND)
 def test_found(name: str) -> None:
     dialogue, mss = FOUND[name]
     assert records(dialogue, mss) == records(dialogue)
@@ -220,7 +212,7 @@ BOUNDS: dict[str, Dialogue] = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=NOT_YET if name in UNBOUND else ()) for name in BOUNDS])
+@pytest.mark.parametrize("name", BOUNDS)
 def test_bounds_do_not_depend_on_the_split(name: str) -> None:
     for mss in (1000, 100, 9):
         assert records(BOUNDS[name], mss, SMALL) == records(BOUNDS[name], 65000, SMALL), mss

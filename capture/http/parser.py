@@ -365,7 +365,7 @@ class Parser(Consumer):
         if at < end:
             self.pending = bytearray(data[at:])
             self.limits.pending_bytes += end - at
-            if at >= self.boundary:
+            if at >= self.boundary or self.state == _LOST:
                 self.old_ack = ack
                 self.old_ns = timestamp_ns
             self.seq = advance(self.seq, at)
@@ -391,12 +391,12 @@ class Parser(Consumer):
             while line < len(data) and data[line] != 10:
                 line += 1
             stop = self.limits.index.scan(data, line + 1, at)
+        if (len(data) if stop < 0 else stop) - at > self.limits.max_head_bytes:
+            self.limits.heads_too_large += 1
+            stop = at + self.limits.max_head_bytes
+            self._take_head(data[at:stop], at, _MALFORMED)
+            return stop
         if stop < 0:
-            if len(data) - at > self.limits.max_head_bytes:
-                self.limits.heads_too_large += 1
-                self._take_head(data[at:], at, _MALFORMED)
-                self._lose()
-                return len(data)
             self.scanned = len(data) - at - 2 if len(data) - at > 3 else 1
             return -1
         if at == 0 and stop == len(data):
@@ -433,10 +433,10 @@ class Parser(Consumer):
                     self.listener.on_role(self)
                 self.recognised = True
                 return 1
-            if self.answers_09:
-                return 2
             if at + k == end:
                 return 0
+            if self.answers_09:
+                return 2
             if self.role == _RESPONSE:
                 return -1
         while i < end and _IS_TOKEN[data[i]]:
@@ -450,8 +450,10 @@ class Parser(Consumer):
         k = i
         while i < end and data[i] != 10:
             i += 1
+        if i - at > _MAX_LINE:
+            return -1
         if i == end:
-            return 0 if end - at <= _MAX_LINE else -1
+            return 0
         if not (i - k > 11 and self._version(data, i) >= 0) and _REQUEST_LINE.match(data, at, i) is None:
             if self.recognised or self.state == _LOST or _LINE_09.match(data, at, i) is None:
                 return -1
@@ -633,12 +635,12 @@ class Parser(Consumer):
         size: cython.longlong = 0
         digits: cython.int = 0
         c: cython.int
-        if end < 0:
-            if len(data) - at <= _MAX_CHUNK_LINE:
-                return -1
+        if (len(data) if end < 0 else end) - at > _MAX_CHUNK_LINE:
             self._end(_MALFORMED)
             self._lose()
             return at
+        if end < 0:
+            return -1
         while i < end and (data[i] == 32 or data[i] == 9):
             i += 1
         while i < end:
@@ -695,21 +697,18 @@ class Parser(Consumer):
     def _trailers(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
         """Field lines up to an empty line: the end of a chunked message."""
         end: cython.Py_ssize_t = data.find(b"\n", at)
-        if end < 0:
-            if len(data) - at <= self.limits.max_head_bytes:
-                return -1
+        if self.scanned + (len(data) if end < 0 else end) - at > self.limits.max_head_bytes:
             self._end(_MALFORMED)
             self._lose()
             return at
+        if end < 0:
+            return -1
         self.limits.framing_bytes += end + 1 - at
         self.message.wire_bytes += end + 1 - at
         self.message.last_ns = self.now_ns
         self.scanned += end + 1 - at
         if end == at or (end == at + 1 and data[at] == 13):
             self._end(0)
-        elif self.scanned > self.limits.max_head_bytes:
-            self._end(_MALFORMED)
-            self._lose()
         return end + 1
 
     @cython.cfunc
@@ -743,6 +742,13 @@ class Parser(Consumer):
             line = len(data) - _STATUS_TAIL if len(data) - _STATUS_TAIL > at else at
             if line < keep:
                 keep = line
+        if (
+            found >= 0
+            and not self.recognised
+            and self.searched <= self.limits.search_bytes < self.searched + found - at
+        ):
+            found = -1  # too far in: on_lost, below, may leave the connection
+            keep = self.limits.search_bytes - self.searched + at + 1
         if found >= 0:
             self.limits.skipped_bytes += found - at
             self.limits.resyncs += 1
