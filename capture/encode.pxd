@@ -18,7 +18,7 @@ cdef class Encoder:
     cdef Py_ssize_t at, room
     cdef HeaderIndex index
     cdef bytes observer, tail
-    cdef object host_header, iface_header, instance_header, window
+    cdef object host_header, iface_header, instance_header, quote
     cdef bytes host, agent, referer
     cdef int[::1] seen
     cdef int round
@@ -45,7 +45,6 @@ cdef class Encoder:
     cdef bytes _clean(self, bytes target)
     cdef bytes _clean_pairs(self, bytes pairs)
     cdef bytes _mime_type(self, bytes content_type)
-    cdef int _utf8(self, bytes data) except? -1
     cdef Identity _identify(self, Connection connection)
     cdef int _address(self, bint v4, unsigned long long high, unsigned long long low) except? -1
     cdef int _packed(self, bint v4, unsigned long long high, unsigned long long low) except? -1

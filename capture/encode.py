@@ -19,15 +19,18 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import cython
+import msgspec
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.connection import Connection
     from cython.cimports.http_capture.capture.http.exchange import Exchange
     from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message
+    from cython.cimports.http_capture.capture.octets import copied, part
 else:
     from .connection import Connection
     from .http.exchange import Exchange
     from .http.message import HeaderIndex, Message
+    from .octets import copied, part
 from .http.exchange import REASONS
 from .http.message import hash_name
 from .record import MESSAGES, PRODUCT, REDACTED, SCHEMA
@@ -43,9 +46,8 @@ _ESCAPES = cython.declare(
     ),
 )
 _VERSIONS = {9: b'"version":"0.9",', 10: b'"version":"1.0",', 11: b'"version":"1.1",'}
-# 1 for a byte that stands in JSON as it is: printable ASCII, and (in valid UTF-8) all above 127.
+# 1 for a byte that stands in JSON as it is.
 _PLAIN_ASCII = cython.declare(bytes, bytes(0 if c < 32 or c > 126 or c in (34, 92) else 1 for c in range(256)))
-_PLAIN = cython.declare(bytes, bytes(0 if c < 32 or c in (34, 92, 127) else 1 for c in range(256)))
 # A byte of a field name: itself in lower case, or 0 where a name ends or is not a plain one.
 _NAME = cython.declare(
     bytes, bytes(0 if c <= 32 or c > 126 or c in (34, 58, 92) else bytes((c,)).lower()[0] for c in range(256))
@@ -101,7 +103,6 @@ class Encoder:
     ) -> None:  # fmt: skip
         self.out = bytearray(1 << 16)
         self.view = self.out
-        self.window = memoryview(self.out)
         self.at = 0
         self.room = 1 << 16
         self.index = HeaderIndex(max_headers)
@@ -113,6 +114,7 @@ class Encoder:
         self.url_headers = _URL_HEADERS
         self.header_table = name_table(self.redact_headers | self.url_headers)
         self.secret_table = name_table(self.redact_names)
+        self.quote = msgspec.json.Encoder().encode
         self.seconds: dict[int, bytes] = {}
         self.mime_types: dict[bytes, bytes] = {}
         self.hosts: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
@@ -166,7 +168,7 @@ class Encoder:
         self._part(identity.text, 0, identity.hashed_end)
         self._number(first.seq, 4)
         self._put(first.head)
-        self.event_id = hashlib.blake2b(self.window[: self.at], digest_size=16).hexdigest().encode()
+        self.event_id = hashlib.blake2b(copied(self.view, 0, self.at), digest_size=16).hexdigest().encode()
         self.at = 0
         self._put(b'{"event":{"id":"')
         self._put(self.event_id)
@@ -260,7 +262,7 @@ class Encoder:
         self._put(b',"midstream":true' if connection.midstream else b',"midstream":false')
         self._timing(exchange, connection, identity)
         self._put(self.tail)
-        self.value = self.window[: self.at].tobytes()
+        self.value = copied(self.view, 0, self.at)
         self.timestamp_ms = first.first_ns // 1_000_000
         if self.key_kind == 0:
             self.key = identity.key
@@ -398,7 +400,7 @@ class Encoder:
     @cython.cfunc
     def _cut(self, begin: cython.Py_ssize_t) -> bytes:
         """Takes what was put since `begin` out again."""
-        data: bytes = self.window[begin : self.at].tobytes()
+        data: bytes = copied(self.view, begin, self.at)
         self.at = begin
         return data
 
@@ -534,15 +536,15 @@ class Encoder:
                 to -= 1
             if special[h & 4095]:
                 self.at = field
-                self._special_value(head[line:stop].lower(), head[value:at].strip(b" \t\r"))
+                self._special_value(part(head, line, stop).lower(), part(head, value, at).strip(b" \t\r"))
                 self._reserve(6 * (end - at) + 64)
                 out = self.view
                 to = self.at
             elif h == _HOST:
                 if stop - line == 4:
-                    self.host = head[value:at].strip(b" \t\r")
+                    self.host = part(head, value, at).strip(b" \t\r")
             elif h == _USER_AGENT and stop - line == 10:
-                self.agent = head[value:at].strip(b" \t\r")
+                self.agent = part(head, value, at).strip(b" \t\r")
             out[to] = 34
             out[to + 1] = 93
             out[to + 2] = 44
@@ -764,9 +766,9 @@ class Encoder:
                 elif valid < len(content):
                     content = content[:valid]
             if text:
-                self._put(b',"content":"')
-                self._utf8(content)
-                self._put(b'","encoding":"text"')
+                self._put(b',"content":')
+                self._put(self.quote(content.decode()))
+                self._put(b',"encoding":"text"')
             elif self.keep_unknown or message.content_type is not None:
                 self._put(b',"content":"')
                 self._put(base64.b64encode(content))
@@ -868,7 +870,6 @@ class Encoder:
             self.room = 2 * (self.at + size)
             self.out = self.out[: self.at] + bytearray(self.room - self.at)
             self.view = self.out
-            self.window = memoryview(self.out)
         return 0
 
     @cython.cfunc
@@ -986,17 +987,14 @@ class Encoder:
         i: cython.Py_ssize_t
         c: cython.uchar
         e: cython.uchar
-        part: bytes
         self._reserve(6 * (end - start))
         out = self.view
         at = self.at
         for i in range(start, end):
             c = data[i]
             if c > 127:
-                part = data[start:end]
-                if _utf8_length(part, False) < 0:
-                    part = part.decode("latin-1").encode()
-                return self._utf8(part)
+                quoted = self.quote(_decoded(part(data, start, end)))
+                return self._part(quoted, 1, len(quoted) - 1)
             e = escapes[c]
             if e == 0:
                 out[at] = c
@@ -1016,65 +1014,21 @@ class Encoder:
         self.at = at
         return 0
 
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _utf8(self, data: bytes) -> cython.int:
-        """Valid UTF-8 inside a JSON string: runs of plain bytes are copied whole."""
-        out: cython.uchar[::1]
-        plain: bytes = _PLAIN
-        escapes: bytes = _ESCAPES
-        digits: bytes = _DIGITS
-        size: cython.Py_ssize_t = len(data)
-        at: cython.Py_ssize_t
-        i: cython.Py_ssize_t = 0
-        k: cython.Py_ssize_t
-        run: cython.Py_ssize_t
-        c: cython.uchar
-        self._reserve(6 * size)
-        out = self.view
-        at = self.at
-        while i < size:
-            run = i
-            while (
-                i + 8 <= size
-                and plain[data[i]] & plain[data[i + 1]] & plain[data[i + 2]] & plain[data[i + 3]]
-                & plain[data[i + 4]] & plain[data[i + 5]] & plain[data[i + 6]] & plain[data[i + 7]]
-            ):  # fmt: skip
-                i += 8
-            while i < size and plain[data[i]]:
-                i += 1
-            for k in range(run, i):
-                out[at + k - run] = data[k]
-            at += i - run
-            if i == size:
-                break
-            c = data[i]
-            i += 1
-            out[at] = 92
-            if escapes[c] != 1:
-                out[at + 1] = escapes[c]
-                at += 2
-            else:
-                out[at + 1] = 117
-                out[at + 2] = 48
-                out[at + 3] = 48
-                out[at + 4] = digits[c >> 4]
-                out[at + 5] = digits[c & 15]
-                at += 6
-        self.at = at
-        return 0
-
 
 _SCHEMA = SCHEMA.encode()
 
 
+def _decoded(text: bytes) -> str:
+    """UTF-8 where all of it is valid, else Latin-1."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text.decode("latin-1")
+
+
 def _escaped(text: bytes) -> bytes:
     """The text inside a JSON string, for what is made once and used often."""
-    try:
-        decoded = text.decode()
-    except UnicodeDecodeError:
-        decoded = text.decode("latin-1")
-    quoted = json.dumps(decoded, ensure_ascii=False)
+    quoted = json.dumps(_decoded(text), ensure_ascii=False)
     return quoted[1 : len(quoted) - 1].encode()
 
 

@@ -24,9 +24,11 @@ other direction was seen yet, the first bytes after a SYN tell where it begins (
 import cython
 
 if cython.compiled:
+    from cython.cimports.http_capture.capture.octets import copied
     from cython.cimports.http_capture.capture.seq import advance, difference
     from cython.cimports.http_capture.capture.source.block import Buffer
 else:
+    from .octets import copied
     from .seq import advance, difference
     from .source.block import Buffer
 
@@ -412,7 +414,7 @@ class Stream:
             self.retransmitted_bytes += end - start
             totals.retransmitted_segments += 1
             return 0
-        whole = Buffer(bytes(buffer.view[start:end]))
+        whole = Buffer(copied(buffer.octets, start, end))
         totals.buffered_segments += 1
         if self.pieces is None:
             self.pieces = []

@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 
 import cython
 
+if cython.compiled:
+    from cython.cimports.http_capture.capture.octets import part
+else:
+    from ..octets import part
+
 if TYPE_CHECKING:
     from .decoding import ContentDecoder
 
@@ -175,12 +180,12 @@ class HeaderIndex:
     @cython.ccall
     def name(self, head: bytes, i: cython.int) -> bytes:
         """The name of field i in lower case."""
-        return head[self.name_start(i) : self.name_end(i)].lower()
+        return part(head, self.name_start(i), self.name_end(i)).lower()
 
     @cython.ccall
     def value(self, head: bytes, i: cython.int) -> bytes:
         """The value of field i; the line breaks of a folded one become a space each (RFC 9112 section 5.2)."""
-        value: bytes = head[self.value_start(i) : self.value_end(i)]
+        value: bytes = part(head, self.value_start(i), self.value_end(i))
         if self.folded and b"\n" in value:
             return b" ".join([line.strip(b" \t\r") for line in value.split(b"\n")]).strip()
         return value

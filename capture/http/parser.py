@@ -27,10 +27,12 @@ import cython
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message
+    from cython.cimports.http_capture.capture.octets import copied, part
     from cython.cimports.http_capture.capture.reassembly import Consumer
     from cython.cimports.http_capture.capture.seq import advance
     from cython.cimports.http_capture.capture.source.block import Buffer
 else:
+    from ..octets import copied, part
     from ..reassembly import Consumer
     from ..seq import advance
     from ..source.block import Buffer
@@ -216,12 +218,12 @@ class Parser(Consumer):
             self.remaining -= size
             self.now_ns = timestamp_ns
             if self.message.keep and self.message.kept_bytes < self.limits.max_kept_bytes:
-                return self._body(buffer.view[start:end].tobytes(), 0, size)
+                return self._body(copied(buffer.octets, start, end), 0, size)
             return self._body(None, 0, size)
         if self.state == _TUNNEL:
             self.limits.tunnel_bytes += size
             return 0
-        return self._feed(buffer.view[start:end].tobytes(), seq, ack, timestamp_ns)
+        return self._feed(copied(buffer.octets, start, end), seq, ack, timestamp_ns)
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -402,7 +404,7 @@ class Parser(Consumer):
         if at == 0 and stop == len(data):
             self._take_head(data, 0, 0)
         else:
-            self._take_head(data[at:stop], at, 0)
+            self._take_head(part(data, at, stop), at, 0)
         return stop
 
     @cython.cfunc
@@ -788,8 +790,8 @@ class Parser(Consumer):
             while stop > start and (head[stop - 1] == 32 or head[stop - 1] == 9):
                 stop -= 1
             if 0 < space < start < stop:
-                message.method = head[:space]
-                message.target = head[start:stop]
+                message.method = part(head, 0, space)
+                message.target = part(head, start, stop)
                 message.version = version
                 return 0
         match = _REQUEST_LINE.match(head, 0, end)
@@ -826,7 +828,7 @@ class Parser(Consumer):
                     k = end
                     while k > 13 and (head[k - 1] == 13 or head[k - 1] == 32 or head[k - 1] == 9):
                         k -= 1
-                    message.reason = head[13:k] if k > 13 else b""
+                    message.reason = part(head, 13, k) if k > 13 else b""
                     return True
         match = _STATUS.match(head, 0, end)
         if match is None:
@@ -933,13 +935,13 @@ class Parser(Consumer):
         self.limits.body_bytes += size
         if message.keep:
             if message.decoder is not None:
-                message.decoder.feed(data[start:end])
+                message.decoder.feed(part(data, start, end))
             else:
                 room = self.limits.max_kept_bytes - message.kept_bytes
                 if room > 0:
                     if size > room:
                         size = room
-                    message.kept.append(data[start : start + size])
+                    message.kept.append(part(data, start, start + size))
                     message.kept_bytes += size
         return 0
 

@@ -49,8 +49,8 @@ KINDS = (
     Kind("html", 14, "text/html; charset=utf-8", ".html", 5_000, 0.8, 800, 120_000, 0.5),
     Kind("javascript", 9, "application/javascript", ".js", 7_000, 0.9, 400, 250_000, 0.0),
     Kind("css", 5, "text/css", ".css", 4_500, 0.9, 300, 100_000, 0.0),
-    Kind("image", 16, "image/jpeg", ".jpg", 17_000, 1.0, 400, 400_000, 0.0),
-    Kind("binary", 1.5, "application/octet-stream", ".bin", 90_000, 1.0, 10_000, 600_000, 0.0),
+    Kind("image", 16, "image/jpeg", ".jpg", 15_000, 1.0, 400, 400_000, 0.0),
+    Kind("binary", 1.5, "application/octet-stream", ".bin", 70_000, 1.0, 10_000, 600_000, 0.0),
     Kind("empty", 8.5, "", ".html", 0, 0.0, 0, 0, 0.0),  # 304, and 204 after a POST
 )
 WEIGHTS = tuple(kind.weight for kind in KINDS)
