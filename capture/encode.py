@@ -8,13 +8,13 @@ times the cost. A test decodes what is written here into those types, strictly.
 from __future__ import annotations
 
 import base64
-import binascii
-import hashlib
 import json
 import re
 import socket
 from array import array
+from binascii import b2a_base64
 from datetime import UTC, datetime
+from hashlib import blake2b, sha1
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -25,12 +25,12 @@ if cython.compiled:
     from cython.cimports.http_capture.capture.connection import Connection
     from cython.cimports.http_capture.capture.http.exchange import Exchange
     from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message
-    from cython.cimports.http_capture.capture.octets import copied, part
+    from cython.cimports.http_capture.capture.octets import copied, part, put
 else:
     from .connection import Connection
     from .http.exchange import Exchange
     from .http.message import HeaderIndex, Message
-    from .octets import copied, part
+    from .octets import copied, part, put
 from .http.exchange import REASONS
 from .http.message import hash_name
 from .record import MESSAGES, PRODUCT, REDACTED, SCHEMA
@@ -168,7 +168,7 @@ class Encoder:
         self._part(identity.text, 0, identity.hashed_end)
         self._number(first.seq, 4)
         self._put(first.head)
-        self.event_id = hashlib.blake2b(copied(self.view, 0, self.at), digest_size=16).hexdigest().encode()
+        self.event_id = blake2b(copied(self.view, 0, self.at), digest_size=16).hexdigest().encode()
         self.at = 0
         self._put(b'{"event":{"id":"')
         self._put(self.event_id)
@@ -314,7 +314,7 @@ class Encoder:
             self._number(0x0600, 2)
             self._number(source_port, 2)
             self._number(destination_port, 2)
-        digest = hashlib.sha1(self._cut(0), usedforsecurity=False).digest()
+        digest = sha1(self._cut(0), usedforsecurity=False).digest()
         if self.key_kind == 1:
             self._address(v4, source_high, source_low)
             identity.client = self._cut(0)
@@ -346,7 +346,7 @@ class Encoder:
         identity.destination_end = self.at
         self._put(b'},"network":{"type":"ipv4"' if v4 else b'},"network":{"type":"ipv6"')
         self._put(b',"transport":"tcp","protocol":"http","community_id":"1:')
-        self._put(binascii.b2a_base64(digest, newline=False))
+        self._put(b2a_base64(digest, newline=False))
         self._put(b'"')
         if connection.vlan >= 0:
             self._put(b',"vlan":{"id":"')
@@ -754,7 +754,7 @@ class Encoder:
                 self._put(b',"decoded_bytes":')
                 self._integer(message.decoder.decoded_bytes)
         elif message.kept is not None:
-            content = b"".join(message.kept)
+            content = message.kept[0] if len(message.kept) == 1 else b"".join(message.kept)
             truncated = len(content) < message.body_bytes
         if content is not None and message.body_bytes > 0:
             if self.redact and message.content_type is not None and _FORM.match(message.content_type) is not None:
@@ -877,56 +877,37 @@ class Encoder:
     def _put(self, data: bytes) -> cython.int:
         """These bytes as they are."""
         size: cython.Py_ssize_t = len(data)
-        at: cython.Py_ssize_t = self.at
-        i: cython.Py_ssize_t
-        out: cython.uchar[::1]
-        if at + size > self.room:
+        if self.at + size > self.room:
             self._reserve(size)
-        out = self.view
-        for i in range(size):
-            out[at + i] = data[i]
-        self.at = at + size
+        put(self.view, self.at, data, 0, size)
+        self.at += size
         return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _part(self, data: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
         """data[start:end] as it is."""
-        at: cython.Py_ssize_t = self.at - start
-        i: cython.Py_ssize_t
-        out: cython.uchar[::1]
         self._reserve(end - start)
-        out = self.view
-        for i in range(start, end):
-            out[at + i] = data[i]
-        self.at = at + end
+        put(self.view, self.at, data, start, end)
+        self.at += end - start
         return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _again(self, begin: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
         """What was put from begin to end, once more."""
-        i: cython.Py_ssize_t
-        out: cython.uchar[::1]
-        self._reserve(end - begin)
-        out = self.view
-        for i in range(end - begin):
-            out[self.at + i] = out[begin + i]
-        self.at += end - begin
-        return 0
+        return self._put(copied(self.view, begin, end))
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _integer(self, value: cython.longlong) -> cython.int:
-        out: cython.uchar[::1]
         at: cython.Py_ssize_t
         end: cython.Py_ssize_t
         rest: cython.longlong
         self._reserve(20)
-        out = self.view
         at = self.at
         if value < 0:
-            out[at] = 45
+            self.view[at] = 45
             at += 1
             value = -value
         rest = value
@@ -937,7 +918,7 @@ class Encoder:
         self.at = end
         while end > at:
             end -= 1
-            out[end] = 48 + value % 10
+            self.view[end] = 48 + value % 10
             value //= 10
         return 0
 
@@ -949,7 +930,6 @@ class Encoder:
         part: cython.longlong = ns - second * 1_000_000_000
         digits: cython.int = 9
         i: cython.int
-        out: cython.uchar[::1]
         known = self.seconds.get(second)
         if known is None:
             known = _second(second)
@@ -961,11 +941,10 @@ class Encoder:
             part //= 1000
             digits = 6
         self._reserve(10)
-        out = self.view
         for i in range(digits):
-            out[self.at + digits - 1 - i] = 48 + part % 10
+            self.view[self.at + digits - 1 - i] = 48 + part % 10
             part //= 10
-        out[self.at + digits] = 90
+        self.view[self.at + digits] = 90
         self.at += digits + 1
         return 0
 

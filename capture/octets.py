@@ -13,3 +13,8 @@ def part(data: bytes, start: int, end: int) -> bytes:
 def copied(octets: memoryview | bytearray, start: int, end: int) -> bytes:
     """octets[start:end] as bytes of its own; octets: a memoryview or a bytearray."""
     return bytes(octets[start:end])
+
+
+def put(octets: memoryview | bytearray, at: int, data: bytes, start: int, end: int) -> None:
+    """octets[at:] becomes data[start:end]; there is room for it."""
+    octets[at : at + end - start] = data[start:end]
