@@ -109,7 +109,7 @@ def test_every_hot_module_has_its_declarations():
         for top in folders()
         for path in (ROOT / top).rglob("*.pxd")
     }
-    assert declared == set(HOT)
+    assert declared == {*HOT, f"{PACKAGE}.capture.octets"}  # inline functions only: part of whoever takes them in
 
 
 @pytest.mark.skipif(not TESTED, reason="HTTP_CAPTURE_TESTED does not say which package is tested")
