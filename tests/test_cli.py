@@ -14,6 +14,7 @@ import time
 
 import jsonschema
 import pytest
+from command import environment
 from traffic import Conversation, http_request, http_response, write_pcap
 
 
@@ -439,6 +440,8 @@ def test_the_command_is_installed_under_its_name(run, capture):
     command = shutil.which("http-capture", path=os.path.dirname(sys.executable))
     if command is None:
         pytest.skip("this environment has the package on its path only, not installed")
-    done = subprocess.run([command, "--read", capture], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [command, "--read", capture], env=environment(), capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == 0
     assert len(records(done)) == 3
