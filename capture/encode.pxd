@@ -18,7 +18,7 @@ cdef class Encoder:
     cdef Py_ssize_t at, room
     cdef HeaderIndex index
     cdef bytes observer, tail
-    cdef object host_header, iface_header, instance_header, quote
+    cdef object host_header, iface_header, instance_header, quote, send
     cdef bytes host, agent, referer
     cdef int[::1] seen
     cdef int round
@@ -29,6 +29,7 @@ cdef class Encoder:
     cdef dict seconds, mime_types, hosts
 
     cpdef bytes encode(self, Exchange exchange)
+    cpdef object deliver(self, Exchange exchange)
     cdef int _reserve(self, Py_ssize_t size) except? -1
     cdef int _put(self, bytes data) except? -1
     cdef int _integer(self, long long value) except? -1

@@ -61,7 +61,7 @@ _AUTHORITY = re.compile(rb"(?:[^@/]*@)?(\[[0-9A-Fa-f:.]+\]|[^:/\[\]@]*)(?::([0-9
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)\Z", re.DOTALL)
 _USERINFO = re.compile(rb"\A([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
 _CONNECT_USERINFO = re.compile(rb"\A[^/?#]*@")
-_FORM = re.compile(rb"\s*application/x-www-form-urlencoded", re.IGNORECASE)
+_FORM = cython.declare(bytes, b"application/x-www-form-urlencoded")
 _SEPARATORS = re.compile(rb"([&;#])")
 _REASON_JSON = cython.declare(
     list, [b""] + [b'"incomplete_reason":"' + reason.encode() + b'",' for reason in REASONS[1:]]
@@ -100,6 +100,7 @@ class Encoder:
         self, *, hostname: str, interface: str | None, version: str, instance: str, max_headers: int = 1000,
         key: str = "connection", redact: bool = True, redact_headers: Any = (), redact_names: Any = (),
         keep_unknown: bool = False,
+        send: Any = None,
     ) -> None:  # fmt: skip
         self.out = bytearray(1 << 16)
         self.view = self.out
@@ -114,6 +115,7 @@ class Encoder:
         self.url_headers = _URL_HEADERS
         self.header_table = name_table(self.redact_headers | self.url_headers)
         self.secret_table = name_table(self.redact_names)
+        self.send = send
         self.quote = msgspec.json.Encoder().encode
         self.seconds: dict[int, bytes] = {}
         self.mime_types: dict[bytes, bytes] = {}
@@ -280,6 +282,12 @@ class Encoder:
             ("schema", _SCHEMA),
         ]
         return self.value
+
+    @cython.ccall
+    def deliver(self, exchange: Exchange) -> object:
+        """Encodes the exchange and hands its record to `send`."""
+        self.encode(exchange)
+        return self.send(self.key, self.value, self.headers, self.timestamp_ms)
 
     # --- parts ---
 
@@ -463,6 +471,7 @@ class Encoder:
         line: cython.Py_ssize_t
         value: cython.Py_ssize_t
         stop: cython.Py_ssize_t
+        last: cython.Py_ssize_t
         h: cython.int
         fields: cython.int = 0
         c: cython.uchar
@@ -534,17 +543,20 @@ class Encoder:
                 return False
             while to > field and out[to - 1] == 32:
                 to -= 1
+            last = at
+            while last > value and (head[last - 1] == 13 or head[last - 1] == 32):
+                last -= 1
             if special[h & 4095]:
                 self.at = field
-                self._special_value(part(head, line, stop).lower(), part(head, value, at).strip(b" \t\r"))
+                self._special_value(part(head, line, stop).lower(), part(head, value, last))
                 self._reserve(6 * (end - at) + 64)
                 out = self.view
                 to = self.at
             elif h == _HOST:
                 if stop - line == 4:
-                    self.host = part(head, value, at).strip(b" \t\r")
+                    self.host = part(head, value, last)
             elif h == _USER_AGENT and stop - line == 10:
-                self.agent = part(head, value, at).strip(b" \t\r")
+                self.agent = part(head, value, last)
             out[to] = 34
             out[to + 1] = 93
             out[to + 2] = 44
@@ -743,8 +755,6 @@ class Encoder:
     def _body(self, message: Message) -> cython.int:
         content: bytes = None
         truncated: cython.bint = False
-        text: cython.bint = True
-        valid: cython.Py_ssize_t
         self._put(b'{"bytes":')
         self._integer(message.body_bytes)
         if message.decoder is not None:
@@ -757,17 +767,12 @@ class Encoder:
             content = message.kept[0] if len(message.kept) == 1 else b"".join(message.kept)
             truncated = len(content) < message.body_bytes
         if content is not None and message.body_bytes > 0:
-            if self.redact and message.content_type is not None and _FORM.match(message.content_type) is not None:
+            if self.redact and message.content_type is not None and self._mime_type(message.content_type) == _FORM:
                 content = self._clean_pairs(content)
-            if not content.isascii():
-                valid = _utf8_length(content, truncated)
-                if valid < 0:
-                    text = False
-                elif valid < len(content):
-                    content = content[:valid]
-            if text:
+            text = _as_text(content, truncated)
+            if text is not None:
                 self._put(b',"content":')
-                self._put(self.quote(content.decode()))
+                self._put(self.quote(text))
                 self._put(b',"encoding":"text"')
             elif self.keep_unknown or message.content_type is not None:
                 self._put(b',"content":"')
@@ -1017,12 +1022,11 @@ def _second(second: int) -> bytes:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.").encode().rjust(20, b"0")
 
 
-def _utf8_length(data: bytes, cut: bool) -> int:
-    """How many bytes are valid UTF-8 from the start, or -1 where not all are; `cut`: the last character may be cut."""
+def _as_text(content: bytes, cut: bool) -> str | None:
+    """The text, where all of it is valid UTF-8; `cut`: the last character may be cut, and is left out."""
     try:
-        data.decode()
+        return content.decode()
     except UnicodeDecodeError as error:
-        if cut and error.end == len(data) and len(data) - error.start < 4 and error.reason == "unexpected end of data":
-            return error.start
-        return -1
-    return len(data)
+        if cut and error.end == len(content) and error.reason == "unexpected end of data":
+            return content[: error.start].decode()
+        return None

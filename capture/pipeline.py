@@ -12,7 +12,7 @@ from .decode import Decoder
 from .defrag import Defragmenter
 from .encode import Encoder
 from .frame_loop import FrameLoop
-from .http.exchange import Exchange, HttpApplication
+from .http.exchange import HttpApplication
 from .http.parser import Limits
 from .reassembly import Reassembly
 from .sink import Sink
@@ -43,7 +43,22 @@ class Pipeline:
             max_decoded_bytes=settings.body.max_decoded_bytes,
             max_ratio=settings.body.max_ratio,
         )
-        self.application = HttpApplication(self.limits, self._deliver, max_outstanding=settings.http.max_outstanding)
+        self.encoder = Encoder(
+            hostname=hostname,
+            interface=settings.source.iface[0] if source.live else None,
+            version=version,
+            instance=instance,
+            max_headers=settings.http.max_headers,
+            key=settings.record.key,
+            redact=settings.record.redact,
+            redact_headers=settings.record.redact_headers,
+            redact_names=settings.record.redact_names,
+            keep_unknown=settings.body.keep == "all",
+            send=sink.send,
+        )
+        self.application = HttpApplication(
+            self.limits, self.encoder.deliver, max_outstanding=settings.http.max_outstanding
+        )
         tcp = settings.tcp
         self.connections = ConnectionTable(
             self.application,
@@ -62,23 +77,6 @@ class Pipeline:
 
             matches = ReplayFilter(settings.source.filter).matches
         self.loop = FrameLoop(self.decoder, self.defragmenter, self.connections, matches)
-        self.encoder = Encoder(
-            hostname=hostname,
-            interface=settings.source.iface[0] if source.live else None,
-            version=version,
-            instance=instance,
-            max_headers=settings.http.max_headers,
-            key=settings.record.key,
-            redact=settings.record.redact,
-            redact_headers=settings.record.redact_headers,
-            redact_names=settings.record.redact_names,
-            keep_unknown=settings.body.keep == "all",
-        )
-
-    def _deliver(self, exchange: Exchange) -> None:
-        encoder = self.encoder
-        value = encoder.encode(exchange)
-        self.sink.send(encoder.key, value, encoder.headers, encoder.timestamp_ms)
 
     def run(self, stopped: Callable[[], bool], each_block: Callable[[], None] = lambda: None) -> None:
         """Reads until the end of the input or, once `stopped()`, what the source has taken by then. Raises what source
