@@ -30,7 +30,7 @@ from .files import PCAP, PCAPNG, PcapngWalker, PcapWalker
 
 MAX_WARNINGS = 100
 BLOCK_FRAMES = 16384
-BUFFER_BYTES = 1 << 20
+BUFFER_BYTES = 384 << 10  # more than a frame, and less than the second-level cache of one core
 PROBE_BYTES = 1 << 16  # of the buffer with which files are looked into at the start
 PROBE_READS = 64  # a file without a frame in that many buffers is put at the front of its folder
 PACKED_BYTES = 1 << 16  # read at a time of compressed data
