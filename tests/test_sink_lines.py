@@ -1,6 +1,5 @@
 """Standard output, a file, nowhere: whole lines, exact counts, and what happens when writing fails."""
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -38,11 +37,17 @@ def drain(descriptor):
 
 @pytest.fixture
 def pipe():
+    """Both ends, as a list; a test that closes one does it with `close`: the number may soon be somebody else's."""
     ends = list(os.pipe())
     yield ends
-    for end in ends:
-        with contextlib.suppress(OSError):  # closed by the test
-            os.close(end)
+    for index in range(2):
+        close(ends, index)
+
+
+def close(pipe, index):
+    if pipe[index] >= 0:
+        os.close(pipe[index])
+        pipe[index] = -1
 
 
 # --- which sink
@@ -238,7 +243,7 @@ def test_a_pipe_gets_every_line_however_slow_the_reader_for_a_replay(pipe):
         send(sink, b"%04d" % number + b"x" * 500)
     assert sink.flush(0.001) == 0  # a replay waits for its reader without a limit
     assert balanced(sink).delivered == 3000
-    os.close(pipe[1])
+    close(pipe, 1)
     reader.join()
     assert got[0] == b"".join(b"%04d" % number + b"x" * 500 + b"\n" for number in range(3000))
 
@@ -275,7 +280,7 @@ def test_a_nic_never_waits_for_a_reader(pipe, monkeypatch):
     reader = threading.Thread(target=lambda: got.append(drain(pipe[0])))
     reader.start()
     assert sink.flush(5) == stats.undelivered["queue_full"]
-    os.close(pipe[1])
+    close(pipe, 1)
     reader.join()
     numbers = [int(line[:4]) for line in got[0].splitlines()]
     assert numbers == sorted(numbers)
@@ -311,7 +316,7 @@ def test_a_reader_that_has_gone_ends_the_run_quietly(pipe, live):
     sink = lines.Lines(pipe[1], "pipe", live=live)
     send(sink, b"a")
     sink.poll()
-    os.close(pipe[0])
+    close(pipe, 0)
     send(sink, b"b")
     with pytest.raises(lines.ReaderGone) as caught:
         sink.flush(1)
