@@ -1,8 +1,9 @@
 """An exchange becomes the bytes of its record: key, value (JSON), headers, timestamp. Redaction is done here and
 nowhere else.
 
-The value is written straight into one buffer: building the types of record.py and encoding them was measured at three
-times the cost. A test decodes what is written here into those types, strictly.
+The value is written straight into one buffer. Filling the types of record.py and encoding them was measured at 12 us a
+record before ids, times, addresses and URL are made. A test decodes what is written here
+into those types, strictly.
 """
 
 from __future__ import annotations
