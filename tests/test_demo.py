@@ -173,7 +173,8 @@ def test_a_signal_leaves_nothing_behind(after: str, mode: str, number: signal.Si
     assert time.monotonic() - begin < 15
     # Behind its last lines the demo may have ended, or the interpreter may be leaving without its handlers.
     assert process.returncode in (128 + number, -number, 0)
-    assert errors == "\nhttp-capture: demo interrupted; nothing of it is left\n"
+    if process.returncode == 128 + number:
+        assert errors == "\nhttp-capture: demo interrupted; nothing of it is left\n"
     assert left_of(folder) == []
 
 
