@@ -2,8 +2,7 @@
 nowhere else.
 
 The value is written straight into one buffer. Filling the types of record.py and encoding them was measured at 12 us a
-record before ids, times, addresses and URL are made. A test decodes what is written here
-into those types, strictly.
+record before ids, times, addresses and URL are made. A test decodes what is written here into those types, strictly.
 """
 
 from __future__ import annotations

@@ -117,6 +117,10 @@ def ledger(
         "late": connections.late,
         "ignored": connections.ignored,
         "resets_ignored": connections.resets_ignored,
+        "early": tcp.buffered_segments,
+        "retransmitted": tcp.retransmitted_segments,
+        "gaps": tcp.gaps,
+        "holes_given_up_for_memory": tcp.holes_given_up_for_memory,
     }
     equal("segments decoded = segments tracked", decoder.segments + decoder.datagram_segments, connections.segments)
     equal(
@@ -178,6 +182,7 @@ def ledger(
         "paired": application.paired,
         "only_request": application.only_request,
         "only_response": application.only_response,
+        "outstanding_overflow": application.outstanding_overflow,
         "incomplete": reasons,
     }
     equal("exchanges = complete + incomplete", total, application.complete + sum(reasons.values()))

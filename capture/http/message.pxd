@@ -23,7 +23,7 @@ cdef class Message:
     cdef public int version, status
     cdef public bytes method, target, reason
     cdef public bytes content_type, content_encoding
-    cdef public bint chunked, close, upgrade, keep, ended, framed_by_close
+    cdef public bint chunked, keep, ended, framed_by_close
     cdef public long long content_length
     cdef public long long body_bytes, wire_bytes, gap_bytes
     cdef public bint cut

@@ -212,7 +212,7 @@ class Message:
         self.method = self.target = self.reason = b""
         self.content_type: bytes = None
         self.content_encoding: bytes = None
-        self.chunked = self.close = self.upgrade = self.keep = self.ended = self.framed_by_close = False
+        self.chunked = self.keep = self.ended = self.framed_by_close = False
         self.content_length = -1
         self.body_bytes = self.wire_bytes = self.gap_bytes = 0
         self.cut = False
