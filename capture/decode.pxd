@@ -25,7 +25,7 @@ cdef class Decoder:
 
     cpdef int decode(self, Block block, Py_ssize_t index) except? -1
     cpdef int decode_datagram(self, bytes payload) except? -1
-    cdef int _network(self, const unsigned char[::1] octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _ipv4(self, const unsigned char[::1] octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _ipv6(self, const unsigned char[::1] octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _transport(self, const unsigned char[::1] octets, Py_ssize_t start, Py_ssize_t end, long long length) except? -1
+    cdef int _network(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _ipv4(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _ipv6(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _transport(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long length) except? -1

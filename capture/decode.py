@@ -53,25 +53,25 @@ _MAX_EXTENSION_HEADERS = cython.declare(cython.int, 16)
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
-def _u16(octets: cython.const[cython.uchar][::1], at: cython.Py_ssize_t) -> cython.int:  # type: ignore[valid-type]
-    return (octets[at] << 8) | octets[at + 1]
+def _u16(buffer: Buffer, at: cython.Py_ssize_t) -> cython.int:
+    return (buffer.octets[at] << 8) | buffer.octets[at + 1]
 
 
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
-def _u32(octets: cython.const[cython.uchar][::1], at: cython.Py_ssize_t) -> cython.longlong:  # type: ignore[valid-type]
-    high: cython.longlong = (octets[at] << 8) | octets[at + 1]
-    low: cython.longlong = (octets[at + 2] << 8) | octets[at + 3]
+def _u32(buffer: Buffer, at: cython.Py_ssize_t) -> cython.longlong:
+    high: cython.longlong = (buffer.octets[at] << 8) | buffer.octets[at + 1]
+    low: cython.longlong = (buffer.octets[at + 2] << 8) | buffer.octets[at + 3]
     return (high << 16) | low
 
 
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
-def _u64(octets: cython.const[cython.uchar][::1], at: cython.Py_ssize_t) -> cython.ulonglong:  # type: ignore[valid-type]
-    high: cython.ulonglong = _u32(octets, at)
-    low: cython.ulonglong = _u32(octets, at + 4)
+def _u64(buffer: Buffer, at: cython.Py_ssize_t) -> cython.ulonglong:
+    high: cython.ulonglong = _u32(buffer, at)
+    low: cython.ulonglong = _u32(buffer, at + 4)
     return (high << 32) | low
 
 
@@ -119,7 +119,7 @@ class Decoder:
     def decode(self, block: Block, index: cython.Py_ssize_t) -> cython.int:
         """Decodes frame `index` of the block: SEGMENT (`segment` is filled), FRAGMENT, or a drop (index into DROPS)."""
         segment: Segment = self.segment
-        octets: cython.const[cython.uchar][::1] = block.buffer.octets  # type: ignore[valid-type]
+        buffer: Buffer = block.buffer
         start: cython.Py_ssize_t = block.offsets[index]
         end: cython.Py_ssize_t = start + block.captured[index]
         uncaptured: cython.longlong = block.wire[index] - block.captured[index]
@@ -127,7 +127,7 @@ class Decoder:
         ethertype: cython.int = -1
         tags: cython.int = 0
         result: cython.int
-        segment.buffer = block.buffer
+        segment.buffer = buffer
         segment.timestamp_ns = block.timestamps_ns[index]
         segment.vlan = -1
         segment.inner_vlan = -1
@@ -135,21 +135,21 @@ class Decoder:
             if end - start < 14:
                 result = _LINK_TRUNCATED
             else:
-                ethertype = _u16(octets, start + 12)
+                ethertype = _u16(buffer, start + 12)
                 start += 14
                 result = 0
         elif link == 113:  # LINKTYPE_LINUX_SLL
             if end - start < 16:
                 result = _LINK_TRUNCATED
             else:
-                ethertype = _u16(octets, start + 14)
+                ethertype = _u16(buffer, start + 14)
                 start += 16
                 result = 0
         elif link == 276:  # LINKTYPE_LINUX_SLL2
             if end - start < 20:
                 result = _LINK_TRUNCATED
             else:
-                ethertype = _u16(octets, start)
+                ethertype = _u16(buffer, start)
                 start += 20
                 result = 0
         elif link == 101 or link == 12 or link == 14 or link == 228 or link == 229:  # raw IP
@@ -159,7 +159,7 @@ class Decoder:
                 result = _LINK_TRUNCATED
             else:
                 # 2 is IPv4; IPv6 is 10, 23, 24, 28 or 30, by system. One of the outer bytes has it.
-                tags = octets[start] | octets[start + 3]
+                tags = buffer.octets[start] | buffer.octets[start + 3]
                 result = 0 if tags in (2, 10, 23, 24, 28, 30) else _NOT_IP
                 tags = 0
                 start += 4
@@ -171,10 +171,10 @@ class Decoder:
                     result = _LINK_TRUNCATED
                     break
                 if tags == 0:
-                    segment.vlan = _u16(octets, start) & 0x0FFF
+                    segment.vlan = _u16(buffer, start) & 0x0FFF
                 elif tags == 1:
-                    segment.inner_vlan = _u16(octets, start) & 0x0FFF
-                ethertype = _u16(octets, start + 2)
+                    segment.inner_vlan = _u16(buffer, start) & 0x0FFF
+                ethertype = _u16(buffer, start + 2)
                 start += 4
                 tags += 1
                 if tags > _MAX_VLAN_TAGS:
@@ -182,7 +182,7 @@ class Decoder:
             if result == 0 and ethertype != 0x0800 and ethertype != 0x86DD:
                 result = _NOT_IP
         if result == 0:
-            result = self._network(octets, start, end, uncaptured)
+            result = self._network(buffer, start, end, uncaptured)
         if result == 0:
             self.segments += 1
         elif result == 1:
@@ -201,7 +201,7 @@ class Decoder:
         length: cython.Py_ssize_t = len(payload)
         result: cython.int
         self.segment.buffer = buffer
-        result = self._transport(buffer.octets, 0, length, length)
+        result = self._transport(buffer, 0, length, length)
         if result == 0:
             self.datagram_segments += 1
         else:
@@ -225,21 +225,21 @@ class Decoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _network(
-        self, octets: cython.const[cython.uchar][::1], start: cython.Py_ssize_t, end: cython.Py_ssize_t,  # type: ignore[valid-type]
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         if start >= end:
             return _IP_TRUNCATED
-        if octets[start] >> 4 == 4:
-            return self._ipv4(octets, start, end, uncaptured)
-        if octets[start] >> 4 == 6:
-            return self._ipv6(octets, start, end, uncaptured)
+        if buffer.octets[start] >> 4 == 4:
+            return self._ipv4(buffer, start, end, uncaptured)
+        if buffer.octets[start] >> 4 == 6:
+            return self._ipv6(buffer, start, end, uncaptured)
         return _IP_MALFORMED
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _ipv4(
-        self, octets: cython.const[cython.uchar][::1], start: cython.Py_ssize_t, end: cython.Py_ssize_t,  # type: ignore[valid-type]
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """RFC 791."""
@@ -249,25 +249,25 @@ class Decoder:
         fragment: cython.int
         if end - start < 20:
             return _IP_TRUNCATED
-        header = (octets[start] & 0x0F) * 4
-        length = _u16(octets, start + 2)
+        header = (buffer.octets[start] & 0x0F) * 4
+        length = _u16(buffer, start + 2)
         if length == 0:  # a frame that the NIC will cut (segmentation offload) has no length yet
             length = end - start + uncaptured
         if header < 20 or length < header:
             return _IP_MALFORMED
         if end - start < header:
             return _IP_TRUNCATED
-        fragment = _u16(octets, start + 6)
+        fragment = _u16(buffer, start + 6)
         segment.ip_version = 4
         segment.source_high = 0
-        segment.source_low = _u32(octets, start + 12)
+        segment.source_low = _u32(buffer, start + 12)
         segment.destination_high = 0
-        segment.destination_low = _u32(octets, start + 16)
-        self.protocol = octets[start + 9]
+        segment.destination_low = _u32(buffer, start + 16)
+        self.protocol = buffer.octets[start + 9]
         if fragment & 0x3FFF:
             if end - start < length:
                 return _FRAGMENT_TRUNCATED
-            self.fragment_id = _u16(octets, start + 4)
+            self.fragment_id = _u16(buffer, start + 4)
             self.fragment_offset = (fragment & 0x1FFF) * 8
             self.fragment_more = fragment & 0x2000 != 0
             self.fragment_start = start + header
@@ -275,12 +275,12 @@ class Decoder:
             return 1
         if end > start + length:
             end = start + length
-        return self._transport(octets, start + header, end, length - header)
+        return self._transport(buffer, start + header, end, length - header)
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _ipv6(
-        self, octets: cython.const[cython.uchar][::1], start: cython.Py_ssize_t, end: cython.Py_ssize_t,  # type: ignore[valid-type]
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """RFC 8200: the fixed header, then extension headers up to the transport."""
@@ -292,15 +292,15 @@ class Decoder:
         headers: cython.int = 0
         if end - start < 40:
             return _IP_TRUNCATED
-        length = _u16(octets, start + 4)
+        length = _u16(buffer, start + 4)
         if length == 0:  # a jumbogram (RFC 2675), or segmentation offload
             length = end - start - 40 + uncaptured
-        following = octets[start + 6]
+        following = buffer.octets[start + 6]
         segment.ip_version = 6
-        segment.source_high = _u64(octets, start + 8)
-        segment.source_low = _u64(octets, start + 16)
-        segment.destination_high = _u64(octets, start + 24)
-        segment.destination_low = _u64(octets, start + 32)
+        segment.source_high = _u64(buffer, start + 8)
+        segment.source_low = _u64(buffer, start + 16)
+        segment.destination_high = _u64(buffer, start + 24)
+        segment.destination_low = _u64(buffer, start + 32)
         start += 40
         while True:
             if following == 44:  # fragment
@@ -308,12 +308,12 @@ class Decoder:
                     return _IP_MALFORMED
                 if end - start < 8:
                     return _IP_TRUNCATED
-                field = _u16(octets, start + 2)
+                field = _u16(buffer, start + 2)
                 if field & 0xFFF9:  # otherwise an atomic fragment, which is whole (RFC 6946)
                     if end - start < length:
                         return _FRAGMENT_TRUNCATED
-                    self.protocol = octets[start]
-                    self.fragment_id = _u32(octets, start + 4)
+                    self.protocol = buffer.octets[start]
+                    self.fragment_id = _u32(buffer, start + 4)
                     self.fragment_offset = field & 0xFFF8
                     self.fragment_more = field & 1 != 0
                     self.fragment_start = start + 8
@@ -323,18 +323,18 @@ class Decoder:
             elif following in (0, 43, 60, 135, 139, 140):  # hop-by-hop, routing, destination, mobility, HIP, shim6
                 if end - start < 2:
                     return _IP_TRUNCATED
-                size = (octets[start + 1] + 1) * 8
+                size = (buffer.octets[start + 1] + 1) * 8
             elif following == 51:  # authentication header (RFC 4302)
                 if end - start < 2:
                     return _IP_TRUNCATED
-                size = (octets[start + 1] + 2) * 4
+                size = (buffer.octets[start + 1] + 2) * 4
             else:
                 break
             if size > length:
                 return _IP_MALFORMED
             if end - start < size:
                 return _IP_TRUNCATED
-            following = octets[start]
+            following = buffer.octets[start]
             start += size
             length -= size
             headers += 1
@@ -343,12 +343,12 @@ class Decoder:
         self.protocol = following
         if end > start + length:
             end = start + length
-        return self._transport(octets, start, end, length)
+        return self._transport(buffer, start, end, length)
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _transport(
-        self, octets: cython.const[cython.uchar][::1], start: cython.Py_ssize_t, end: cython.Py_ssize_t,  # type: ignore[valid-type]
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         length: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """By IP protocol: TCP (RFC 9293 section 3.1). Tunnels (GRE, IP in IP, UDP ports) would be taken apart here."""
@@ -358,14 +358,14 @@ class Decoder:
             return _NOT_TCP
         if end - start < 20:
             return _TCP_MALFORMED if length < 20 else _TCP_TRUNCATED
-        header = (octets[start + 12] >> 4) * 4
+        header = (buffer.octets[start + 12] >> 4) * 4
         if header < 20 or header > length:
             return _TCP_MALFORMED
-        segment.source_port = _u16(octets, start)
-        segment.destination_port = _u16(octets, start + 2)
-        segment.seq = _u32(octets, start + 4)
-        segment.ack = _u32(octets, start + 8)
-        segment.flags = octets[start + 13]
+        segment.source_port = _u16(buffer, start)
+        segment.destination_port = _u16(buffer, start + 2)
+        segment.seq = _u32(buffer, start + 4)
+        segment.ack = _u32(buffer, start + 8)
+        segment.flags = buffer.octets[start + 13]
         segment.payload_length = length - header
         segment.payload_start = start + header
         segment.payload_end = end

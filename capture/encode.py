@@ -25,12 +25,12 @@ if cython.compiled:
     from cython.cimports.http_capture.capture.connection import Connection
     from cython.cimports.http_capture.capture.http.exchange import Exchange
     from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message
-    from cython.cimports.http_capture.capture.octets import copied, part, put
+    from cython.cimports.http_capture.capture.octets import copied, part, plain, put
 else:
     from .connection import Connection
     from .http.exchange import Exchange
     from .http.message import HeaderIndex, Message
-    from .octets import copied, part, put
+    from .octets import copied, part, plain, put
 from .http.exchange import REASONS
 from .http.message import hash_name
 from .record import MESSAGES, PRODUCT, REDACTED, SCHEMA
@@ -46,8 +46,6 @@ _ESCAPES = cython.declare(
     ),
 )
 _VERSIONS = {9: b'"version":"0.9",', 10: b'"version":"1.0",', 11: b'"version":"1.1",'}
-# 1 for a byte that stands in JSON as it is.
-_PLAIN_ASCII = cython.declare(bytes, bytes(0 if c < 32 or c > 126 or c in (34, 92) else 1 for c in range(256)))
 # A byte of a field name: itself in lower case, or 0 where a name ends or is not a plain one.
 _NAME = cython.declare(
     bytes, bytes(0 if c <= 32 or c > 126 or c in (34, 58, 92) else bytes((c,)).lower()[0] for c in range(256))
@@ -460,7 +458,6 @@ class Encoder:
     def _plain_fields(self, head: bytes, start: cython.Py_ssize_t) -> cython.bint:
         """_fields in one pass, for heads as nearly all are: ASCII, no name twice, nothing folded. False: another."""
         names: bytes = _NAME
-        plain: bytes = _PLAIN_ASCII
         special: bytes = self.header_table
         seen: cython.int[::1] = self.seen
         out: cython.uchar[::1]
@@ -476,7 +473,6 @@ class Encoder:
         fields: cython.int = 0
         c: cython.uchar
         run: cython.Py_ssize_t
-        k: cython.Py_ssize_t
         self._reserve(6 * (end - start) + 64)
         out = self.view
         to = self.at
@@ -522,10 +518,7 @@ class Encoder:
             field = to
             while True:
                 run = at
-                while at < end and plain[head[at]]:
-                    at += 1
-                for k in range(run, at):
-                    out[to + k - run] = head[k]
+                at = plain(out, to, head, at, end)
                 to += at - run
                 if at == end or head[at] == 10:
                     break
@@ -593,7 +586,7 @@ class Encoder:
         out: cython.uchar[::1]
         at: cython.Py_ssize_t
         c: cython.int
-        plain: cython.bint
+        simple: cython.bint
         seen: set = None
         name: bytes
         index.scan(head, start, 0)
@@ -615,29 +608,29 @@ class Encoder:
                     continue
                 seen.add(name)
             else:
-                plain = True
+                simple = True
                 for j in range(i):
                     if index.name_hash(j) == h and index.name(head, j) == index.name(head, i):
-                        plain = False
+                        simple = False
                         break
-                if not plain:
+                if not simple:
                     continue
             self._reserve(6 * (index.name_end(i) - index.name_start(i)) + 8)
             out = self.view
             at = self.at
             out[at] = 34
             at += 1
-            plain = True
+            simple = True
             for k in range(index.name_start(i), index.name_end(i)):
                 c = head[k]
                 if 65 <= c <= 90:
                     c += 32
                 if c > 126 or c < 32 or c == 34 or c == 92:
-                    plain = False
+                    simple = False
                     break
                 out[at] = c
                 at += 1
-            if plain:
+            if simple:
                 self.at = at
             else:
                 self.at += 1
@@ -753,36 +746,54 @@ class Encoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _body(self, message: Message) -> cython.int:
-        content: bytes = None
+        pieces: list = None
         truncated: cython.bint = False
         self._put(b'{"bytes":')
         self._integer(message.body_bytes)
         if message.decoder is not None:
-            content = message.decoder.content()
+            pieces = [message.decoder.content()]
             truncated = message.decoder.truncated
             if message.decoder.decoded:
                 self._put(b',"decoded_bytes":')
                 self._integer(message.decoder.decoded_bytes)
         elif message.kept is not None:
-            content = message.kept[0] if len(message.kept) == 1 else b"".join(message.kept)
-            truncated = len(content) < message.body_bytes
-        if content is not None and message.body_bytes > 0:
+            pieces = message.kept
+            truncated = message.kept_bytes < message.body_bytes
+        if pieces is not None and message.body_bytes > 0:
             if self.redact and message.content_type is not None and self._mime_type(message.content_type) == _FORM:
-                content = self._clean_pairs(content)
-            text = _as_text(content, truncated)
-            if text is not None:
-                self._put(b',"content":')
-                self._put(self.quote(text))
+                pieces = [self._clean_pairs(b"".join(pieces))]
+            if self._content(pieces, truncated):
                 self._put(b',"encoding":"text"')
             elif self.keep_unknown or message.content_type is not None:
                 self._put(b',"content":"')
-                self._put(base64.b64encode(content))
+                self._put(base64.b64encode(b"".join(pieces)))
                 self._put(b'","encoding":"base64"')
             else:
                 truncated = False  # nothing is kept: of no stated type, and no text
             if truncated:
                 self._put(b',"truncated":true')
         return self._put(b"}")
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _content(self, pieces: list, cut: cython.bint) -> cython.bint:
+        """The content as text. False, with nothing put, where it is none."""
+        begin: cython.Py_ssize_t = self.at
+        i: cython.Py_ssize_t
+        piece: bytes
+        self._put(b',"content":"')
+        for i in range(len(pieces)):
+            piece = pieces[i]
+            if not self._ascii(piece, 0, len(piece)):
+                self.at = begin
+                text = _as_text(b"".join(pieces), cut)
+                if text is None:
+                    return False
+                self._put(b',"content":')
+                self._put(self.quote(text))
+                return True
+        self._put(b'"')
+        return True
 
     @cython.cfunc
     def _mime_type(self, content_type: bytes) -> bytes:
@@ -964,39 +975,48 @@ class Encoder:
     @cython.exceptval(-1)
     def _text(self, data: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
         """data[start:end] inside a JSON string. Bytes above 127 are UTF-8 where all of it is valid, else Latin-1."""
-        out: cython.uchar[::1]
+        if not self._ascii(data, start, end):
+            quoted = self.quote(_decoded(part(data, start, end)))
+            return self._part(quoted, 1, len(quoted) - 1)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _ascii(self, data: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.bint:
+        """_text of ASCII. False, with nothing put, where there is a byte above 127."""
         escapes: bytes = _ESCAPES
         digits: bytes = _DIGITS
+        out: cython.uchar[::1]
         at: cython.Py_ssize_t
-        i: cython.Py_ssize_t
+        stop: cython.Py_ssize_t
         c: cython.uchar
         e: cython.uchar
         self._reserve(6 * (end - start))
         out = self.view
         at = self.at
-        for i in range(start, end):
-            c = data[i]
+        while True:
+            stop = plain(out, at, data, start, end)
+            at += stop - start
+            if stop == end:
+                break
+            c = data[stop]
+            start = stop + 1
             if c > 127:
-                quoted = self.quote(_decoded(part(data, start, end)))
-                return self._part(quoted, 1, len(quoted) - 1)
+                return False
+            out[at] = 92
             e = escapes[c]
-            if e == 0:
-                out[at] = c
-                at += 1
+            if e != 1:
+                out[at + 1] = e
+                at += 2
             else:
-                out[at] = 92
-                if e != 1:
-                    out[at + 1] = e
-                    at += 2
-                else:
-                    out[at + 1] = 117
-                    out[at + 2] = 48
-                    out[at + 3] = 48
-                    out[at + 4] = digits[c >> 4]
-                    out[at + 5] = digits[c & 15]
-                    at += 6
+                out[at + 1] = 117
+                out[at + 2] = 48
+                out[at + 3] = 48
+                out[at + 4] = digits[c >> 4]
+                out[at + 5] = digits[c & 15]
+                at += 6
         self.at = at
-        return 0
+        return True
 
 
 _SCHEMA = SCHEMA.encode()

@@ -4,6 +4,10 @@ A slice of bytes costs five times as much through Python's slicing (measured: 25
 twenty of them in each exchange. Bounds are the caller's: 0 <= start <= end <= length.
 """
 
+import re
+
+_PLAIN = re.compile(rb"[ !#-\[\]-~]*")
+
 
 def part(data: bytes, start: int, end: int) -> bytes:
     """data[start:end]."""
@@ -18,3 +22,20 @@ def copied(octets: memoryview | bytearray, start: int, end: int) -> bytes:
 def put(octets: memoryview | bytearray, at: int, data: bytes, start: int, end: int) -> None:
     """octets[at:] becomes data[start:end]; there is room for it."""
     octets[at : at + end - start] = data[start:end]
+
+
+def line_end(data: bytes, start: int, end: int) -> int:
+    """Where the first line feed of data[start:end] is, or `end`."""
+    found = data.find(b"\n", start, end)
+    return found if found >= 0 else end
+
+
+def plain(octets: memoryview | bytearray, at: int, data: bytes, start: int, end: int) -> int:
+    """octets[at:] becomes data[start:stop], all of which stands in a JSON string as it is; returns stop.
+
+    data[stop] is a quote, a backslash, a control character, DEL or above 127, or stop == end. There is room for
+    end - start bytes; those behind what was copied may be overwritten."""
+    match = _PLAIN.match(data, start, end)
+    stop = match.end() if match is not None else start
+    octets[at : at + stop - start] = data[start:stop]
+    return stop

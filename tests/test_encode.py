@@ -451,6 +451,18 @@ def test_control_characters_are_escaped_in_the_bytes(sent):
     assert 127 not in value
 
 
+@pytest.mark.parametrize("size", [*range(1, 36), 70])
+def test_a_byte_to_be_escaped_anywhere_in_a_text(encoded, size):
+    """Plain bytes are copied eight or sixteen at a time."""
+    texts = []
+    for special in ('"', "\\", "\n", "\x00", "\x1f", "\x7f", "\x80", "\u20ac", "!~ #"):
+        texts += ["a" * at + special + "b" * (size - at - 1) for at in range(size)]
+    for text in ("|".join(texts), *texts[::7], "".join(texts[: size * 6])):
+        body = text.encode()
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(body)
+        assert encoded(response=head + body)["http"]["response"]["body"]["content"] == text
+
+
 def test_a_value_is_utf_8_as_a_whole_or_latin_1(encoded):
     head = (
         b"HTTP/1.1 200 \xc3\xa9\r\nA: \xc3\xa9\r\nB: \xc3\xa9\xe9\r\nC: \xf0\x9f\x98\x80\r\nContent-Length: 0\r\n\r\n"

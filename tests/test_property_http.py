@@ -4,6 +4,7 @@ import os
 import random
 
 import pytest
+from http_capture.capture.http.message import HeaderIndex
 from http_capture.config.settings import BodySettings, HttpSettings, Settings, TcpSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -37,6 +38,25 @@ def cut_records(dialogue: Dialogue, cuts: list[int]) -> list[Json]:
         return out
 
     return comparables(run(speak(Conversation(), dialogue, cut=cut).frames).records)
+
+
+LINES = st.sampled_from(
+    (b"Content-Length: 5", b"content-type : a/b", b"Host: a", b"Transfer-Encoding:", b"Cookie", b"X", b"x:", b": y",
+     b" folded", b"\t", b"", b"Trailer: \xff", b"\rT: 1", b"C", b"Accept: */*")
+)  # fmt: skip
+
+
+@settings(deadline=None, max_examples=2000)
+@given(st.lists(st.tuples(LINES, st.sampled_from((b"\r\n", b"\n", b"\r", b""))), max_size=12))
+def test_the_fields_of_framing_are_found_without_the_others(lines: list[tuple[bytes, bytes]]) -> None:
+    head = b"".join(line + end for line, end in lines)
+    found = []
+    for framing in (False, True):
+        index = HeaderIndex(6)
+        end = index.scan(head, 0, 0, framing)
+        fields = [(index.name(head, i), index.value(head, i)) for i in range(index.count)]
+        found.append((end, index.overflow, [field for field in fields if field[0][:1] in (b"c", b"t")]))
+    assert found[0] == found[1]
 
 
 @pytest.fixture(scope="module")

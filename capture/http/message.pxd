@@ -5,7 +5,7 @@ cdef class HeaderIndex:
     cdef public bint overflow, folded
     cdef int[::1] spans
 
-    cpdef Py_ssize_t scan(self, bytes data, Py_ssize_t start, Py_ssize_t base) except? -2
+    cpdef Py_ssize_t scan(self, bytes data, Py_ssize_t start, Py_ssize_t base, bint framing=*) except? -2
     cpdef bint named(self, bytes head, int i, bytes name) noexcept
     cdef int name_start(self, int i) noexcept
     cdef int name_end(self, int i) noexcept

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import cython
 
 if cython.compiled:
-    from cython.cimports.http_capture.capture.octets import part
+    from cython.cimports.http_capture.capture.octets import line_end, part
 else:
-    from ..octets import part
+    from ..octets import line_end, part
 
 if TYPE_CHECKING:
     from .decoding import ContentDecoder
@@ -52,10 +52,13 @@ class HeaderIndex:
 
     @cython.ccall
     @cython.exceptval(-2)
-    def scan(self, data: bytes, start: cython.Py_ssize_t, base: cython.Py_ssize_t) -> cython.Py_ssize_t:
+    def scan(
+        self, data: bytes, start: cython.Py_ssize_t, base: cython.Py_ssize_t, framing: cython.bint = False
+    ) -> cython.Py_ssize_t:
         """Indexes the field lines from `start` (after the first line); positions count from `base`.
 
-        Returns where the head ends, after the empty line, or -1 where data ends before it."""
+        Returns where the head ends, after the empty line, or -1 where data ends before it. `framing`: the caller wants
+        Content- and Transfer- fields only; others may be left out, and `overflow` is still that of all."""
         spans: cython.int[::1] = self.spans
         lower: bytes = LOWER
         end: cython.Py_ssize_t = len(data)
@@ -67,11 +70,13 @@ class HeaderIndex:
         c: cython.uchar
         i: cython.int = 0
         row: cython.int
+        lines: cython.int = 0
         self.overflow = False
         self.folded = False
         self.count = 0
         while at < end:
-            while i == 0 and at < end and (data[at] == 32 or data[at] == 9):  # nothing that it could be folded to
+            # Nothing that it could be folded to.
+            while i == 0 and lines == 0 and at < end and (data[at] == 32 or data[at] == 9):
                 at += 1
             if at == end:
                 break
@@ -83,9 +88,16 @@ class HeaderIndex:
             if c == 13 and at + 1 < end and data[at + 1] == 10:
                 self.count = i
                 return at + 2
+            if framing:
+                # A line that is folded, or too many of them: what they belong to takes all fields to tell.
+                if lines >= self.capacity or c == 32 or c == 9:
+                    return self.scan(data, start, base, False)
+                lines += 1
+                if c | 32 != 99 and c | 32 != 116:  # c, t
+                    at = line_end(data, at, end) + 1
+                    continue
             if (c == 32 or c == 9) and i > 0:  # obs-fold
-                while at < end and data[at] != 10:
-                    at += 1
+                at = line_end(data, at, end)
                 stop = at
                 at += 1
                 while stop > begin and (data[stop - 1] == 13 or data[stop - 1] == 32 or data[stop - 1] == 9):
@@ -103,9 +115,7 @@ class HeaderIndex:
                 at += 1
             name_end = at
             if at >= end or c == 10 or at == begin:  # no colon, or nothing before it
-                while at < end and data[at] != 10:
-                    at += 1
-                at += 1
+                at = line_end(data, at, end) + 1
                 continue
             if data[name_end - 1] == 32 or data[name_end - 1] == 9:
                 while name_end > begin and (data[name_end - 1] == 32 or data[name_end - 1] == 9):
@@ -117,8 +127,7 @@ class HeaderIndex:
             while at < end and (data[at] == 32 or data[at] == 9):
                 at += 1
             stop = at
-            while at < end and data[at] != 10:
-                at += 1
+            at = line_end(data, at, end)
             if i >= self.capacity:
                 self.overflow = True
                 at += 1

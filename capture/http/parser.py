@@ -27,12 +27,12 @@ import cython
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message
-    from cython.cimports.http_capture.capture.octets import copied, part
+    from cython.cimports.http_capture.capture.octets import copied, line_end, part
     from cython.cimports.http_capture.capture.reassembly import Consumer
     from cython.cimports.http_capture.capture.seq import advance
     from cython.cimports.http_capture.capture.source.block import Buffer
 else:
-    from ..octets import copied, part
+    from ..octets import copied, line_end, part
     from ..reassembly import Consumer
     from ..seq import advance
     from ..source.block import Buffer
@@ -379,7 +379,7 @@ class Parser(Consumer):
         """Returns where the head that starts at `at` ends, `at` itself in another state, or -1: more is needed."""
         verdict: cython.int
         stop: cython.Py_ssize_t = -1
-        line: cython.Py_ssize_t = at
+        line: cython.Py_ssize_t
         if self.scanned == 0:
             verdict = self._plausible(data, at)
             if verdict == 0:
@@ -390,9 +390,8 @@ class Parser(Consumer):
             if verdict == 2:
                 return self._take_09(data, at)
         if self.scanned == 0 or self._ends(data, at + self.scanned):
-            while line < len(data) and data[line] != 10:
-                line += 1
-            stop = self.limits.index.scan(data, line + 1, at)
+            line = line_end(data, at, len(data))
+            stop = self.limits.index.scan(data, line + 1, at, True)
         if (len(data) if stop < 0 else stop) - at > self.limits.max_head_bytes:
             self.limits.heads_too_large += 1
             stop = at + self.limits.max_head_bytes
@@ -530,11 +529,9 @@ class Parser(Consumer):
         decides the framing."""
         message: Message = self._begin(at)
         size: cython.Py_ssize_t = len(head)
-        end: cython.Py_ssize_t = 0
+        end: cython.Py_ssize_t = line_end(head, 0, size)
         hint: cython.int
         sound: cython.bint
-        while end < size and head[end] != 10:
-            end += 1
         message.wire_bytes = size
         self.limits.head_bytes += size
         if reason != 0 and end < size:
@@ -542,7 +539,7 @@ class Parser(Consumer):
         message.head = head
         message.headers_start = end + 1
         if reason != 0:
-            self.limits.index.scan(head, message.headers_start, 0)
+            self.limits.index.scan(head, message.headers_start, 0, True)
         if self.role == _REQUEST:
             self._request_line(message, head, end)
             self.limits.requests += 1
