@@ -10,6 +10,7 @@ import os
 import pathlib
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = pathlib.Path(__file__).resolve().parent
 HOT = [
@@ -26,13 +27,28 @@ HOT = [
     "capture.encode",
     "capture.frame_loop",
 ]
+MODE = os.environ.get("HTTP_CAPTURE_EXTENSIONS", "auto")
+
+
+class AllOrNone(build_ext):
+    """Compiled modules know each other's C types, so some of them compiled and some not would not even import."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except Exception as error:  # no compiler, no headers, no room: whatever it was, the plain Python works
+            if MODE != "auto":
+                raise
+            print(f"http-capture: cannot compile the hot modules ({error}); installing plain Python, which is slower")
+            for path in map(pathlib.Path, self.get_outputs()):
+                path.unlink(missing_ok=True)
+            self.extensions = []
 
 
 def extensions() -> list[Extension]:
-    mode = os.environ.get("HTTP_CAPTURE_EXTENSIONS", "auto")
-    if mode not in ("auto", "require", "skip"):
-        raise SystemExit(f"HTTP_CAPTURE_EXTENSIONS is {mode!r}: must be auto, require or skip")
-    if mode == "skip":
+    if MODE not in ("auto", "require", "skip"):
+        raise SystemExit(f"HTTP_CAPTURE_EXTENSIONS is {MODE!r}: must be auto, require or skip")
+    if MODE == "skip":
         for name in HOT:
             path = ROOT / name.replace(".", "/")
             for stale in path.parent.glob(f"{path.name}.*.so"):
@@ -54,7 +70,6 @@ def extensions() -> list[Extension]:
             f"http_capture.{name}",
             [f"{name.replace('.', '/')}.py"],
             extra_compile_args=["-O1" if checked else "-O3", "-w"],
-            optional=mode == "auto",
         )
         for name in HOT
         if (ROOT / f"{name.replace('.', '/')}.py").exists()
@@ -74,4 +89,4 @@ def extensions() -> list[Extension]:
     )
 
 
-setup(ext_modules=extensions())
+setup(ext_modules=extensions(), cmdclass={"build_ext": AllOrNone})

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -32,6 +33,36 @@ def classes(module):
     """The classes that a hot module defines and compiles: those that are marked so in its source."""
     source = (ROOT / module.__name__.removeprefix(f"{PACKAGE}.").replace(".", "/")).with_suffix(".py").read_text()
     return re.findall(r"^@cython\.cclass\nclass (\w+)", source, re.MULTILINE)
+
+
+# --- how it is built
+
+
+@pytest.mark.parametrize(
+    ("mode", "compiler", "ends_well", "compiled"),
+    [
+        ("auto", "exec cc", True, True),
+        ("auto", "exit 1 ;", True, False),
+        ("auto", "case $* in *block.c*) exit 1 ;; esac; exec cc", True, False),
+        ("require", "exit 1 ;", False, False),
+        ("skip", "exec cc", True, False),
+    ],
+)
+def test_hot_modules_are_compiled_all_or_none(tmp_path, mode, compiler, ends_well, compiled):
+    parts = ("capture/seq.py", "capture/seq.pxd", "capture/source/block.py", "capture/source/block.pxd")
+    for name in ("setup.py", *parts):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    cc = tmp_path / "cc"
+    cc.write_text(f'#!/bin/sh\n{compiler} "$@"\n')
+    cc.chmod(0o755)
+    build = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "out"], cwd=tmp_path, text=True, timeout=300,
+        env=environment(HTTP_CAPTURE_EXTENSIONS=mode, CC=str(cc)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert (build.returncode == 0) == ends_well, build.stdout
+    assert len(list(tmp_path.glob("out/**/*.so"))) == (2 if compiled else 0)
+    assert ("plain Python, which is slower" in build.stdout) == (mode == "auto" and not compiled)
 
 
 # --- what is in the package
