@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import HttpCaptureError, UsageError
@@ -12,14 +13,27 @@ from .errors import HttpCaptureError, UsageError
 if TYPE_CHECKING:
     from ..config.loading import Flags
 
-VERBS = ("run", "schema", "demo")
+# Verb -> its function(arguments) -> exit code; its module is imported when it is asked for.
+VERBS = {
+    "run": "", "status": "control:status", "stop": "control:stop", "verify": "control:verify",
+    "supervisor-listener": "supervisor_listener:main", "demo": "demo:main", "schema": "",
+}  # fmt: skip
 
 USAGE = """\
 http-capture --iface NIC --pidfile FILE [options]     record a mirrored network card
        http-capture --read FILE... [options]                 replay capture files
-       http-capture demo | schema                            show it working | print the record's JSON Schema"""
+       http-capture COMMAND [options]                        COMMAND --help says more"""
 
 EPILOG = """\
+commands:
+  run                  what is done without a command
+  status               whether a copy runs, and who holds the guard (0 running, 3 not running, 4 unknown)
+  stop                 ends the running copy cleanly and waits for it
+  verify               looks for second copies and a damaged guard, whatever the guard itself says
+  supervisor-listener  under supervisord: an alert that names the holder when a start is refused, a start once it ended
+  demo                 shows all of it working, on this host
+  schema               prints the record's JSON Schema
+
 examples:
   http-capture --read trace.pcapng                            records as JSON lines on standard output
   http-capture --read day/ --sink file:day.jsonl              a folder of captures, in the order of time
@@ -33,7 +47,7 @@ Every setting has a name in the TOML file (see http-capture.toml in the package)
 A NIC is guarded: a second copy on it, or with the same pidfile, is refused before it opens anything.
 exit codes: 0 done or stopped as asked, 64 usage, 65 damaged capture file, 66 no such input, 69 no such NIC, broker or
 topic, 70 the ledger does not balance (a bug), 73 no guard, 74 records not delivered, 75 already running,
-76 guard lost or producer fenced, 77 not permitted, 78 configuration"""
+76 guard lost or producer fenced, 77 not permitted, 78 configuration, 130 ended by a second signal without a flush"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     guard = parser.add_argument_group("guard (with --iface)")
     guard.add_argument("--pidfile", metavar="FILE", help="locked before the NIC is opened (/run/http-capture.pid)")
     guard.add_argument("--no-interface-lock", action="store_true", help="lock the pidfile only: not recommended")
+    process = parser.add_argument_group("process")
+    process.add_argument(
+        "--die-with-parent", action="store_true", help="stop when the parent ends, also a supervisord that is killed"
+    )
+    process.add_argument("--user", metavar="NAME", help="become this user (NAME or UID:GID) once the NIC is open")
     sink = parser.add_argument_group("where records go")
     sink.add_argument("--sink", metavar="TO", help="kafka, stdout, null, file:PATH (kafka with --brokers, else stdout)")
     sink.add_argument("--brokers", metavar="HOST:PORT,...", help="Kafka bootstrap servers")
@@ -90,7 +109,12 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 def flags(options: argparse.Namespace) -> Flags:
     """The settings that were given on the command line, by table."""
     given: dict[str, dict[str, Any]] = {
-        "guard": {"pidfile": options.pidfile, "interface_lock": False if options.no_interface_lock else None},
+        "guard": {
+            "pidfile": options.pidfile,
+            "interface_lock": False if options.no_interface_lock else None,
+            "die_with_parent": True if options.die_with_parent else None,
+        },
+        "process": {"user": options.user},
         "source": {
             "iface": tuple(options.iface) if options.iface else None,
             "read": tuple(options.read) if options.read else None,
@@ -131,10 +155,9 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(json_schema_text())
             return 0
-        if verb == "demo":
-            from .demo import main as demo
-
-            return demo(arguments)
+        module, _, name = VERBS[verb].partition(":")
+        if module:
+            return int(getattr(import_module(f".{module}", __package__), name)(arguments))
         return _run(_parser().parse_args(arguments))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -148,7 +171,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    parent = os.getppid()  # before it can have ended unnoticed
     from ..config import loading
+    from ..guard import GuardError, acquire
 
     if options.version:
         from .run import describe_version
@@ -164,11 +189,16 @@ def _run(options: argparse.Namespace) -> int:
         raise UsageError(
             "nothing to read: name a network card (--iface eth1) or capture files (--read FILE); see --help"
         )
+    if len(interfaces) > 1:
+        raise UsageError(f"{len(interfaces)} NICs given ({', '.join(interfaces)}): run one process for each")
+    dies_with_parent = loading.dies_with_parent(values, origins)
+    if dies_with_parent:
+        from .process import end_with
+
+        end_with(parent)
     instance = os.urandom(16).hex()
     guard = None
     if interfaces:
-        from ..guard import GuardError, acquire
-
         try:
             guard = acquire(
                 pidfile, interfaces, instance=instance, command=["http-capture", *sys.argv[1:]],
@@ -176,10 +206,19 @@ def _run(options: argparse.Namespace) -> int:
             )  # fmt: skip
         except GuardError as error:
             return _refuse(error)
+    import gc
+
+    gc.disable()  # until the run is over, see run.py; at the imports alone it saves a tenth of the time
     try:
         from . import run
 
-        return run.run(loading.convert(values, origins), instance=instance, quiet=options.quiet, as_json=options.json)
+        return run.run(
+            loading.convert(values, origins), instance=instance, guard=guard,
+            parent=parent if dies_with_parent else None, quiet=options.quiet, as_json=options.json,
+        )  # fmt: skip
+    except GuardError as error:
+        print(f"http-capture: {error}", file=sys.stderr)
+        return error.exit_code
     finally:
         if guard is not None:
             guard.release()

@@ -1,9 +1,19 @@
-"""One run of the program, after the guard is held: log, sink, source, signals, loop, ledger, exit code."""
+"""One run of the program, after the guard is held: log, sink, source, privileges, loop, ledger, exit code.
+
+    open the sink -> open the source -> check the guard -> give privileges up -> ready
+      -> the loop: read, check the guard when that is due, tell the watchdog
+      -> close the source -> record what is unfinished -> flush the sink -> ledger; the caller releases the guard
+
+Nothing is read from a NIC before the guard was checked with that NIC open. The later checks, and what the watchdog is
+told, are part of the loop: one that stalls looks like it. However a run ends, the source is closed before the guard is
+released.
+"""
 
 import gc
 import importlib
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -12,9 +22,12 @@ from collections.abc import Callable
 from types import FrameType
 
 from ..config.settings import LogSettings, Settings
+from ..guard import Guard, GuardError
 from . import VERSION
-from .errors import HttpCaptureError, NotPermittedError, UndeliveredError
+from .errors import HttpCaptureError, NotPermittedError, UnavailableError, UndeliveredError
+from .notify import Notify
 from .pipeline import Pipeline
+from .process import become, end_with, find_user, no_new_privileges
 from .sink import open_sink
 from .source import Source, open_source
 
@@ -24,6 +37,8 @@ HOT = (
     "source.block", "source.files", "source.ring", "seq", "decode", "reassembly", "connection", "http.message",
     "http.parser", "http.exchange", "encode", "frame_loop",
 )  # fmt: skip
+LATE = ("brotli", "zstandard")  # imported for the first body that needs them: another user may not be able to
+SUSPECT_SECONDS = 0.25  # a guard that wants its next check within this time has seen something suspect
 PROGRESS_AFTER_SECONDS = 1.0
 PROGRESS_EVERY_SECONDS = 0.5
 
@@ -47,10 +62,10 @@ class _Signals:
 
     def __init__(self) -> None:
         self.stopped = False
-        self._handler: logging.FileHandler | None = None
+        self._handler: _LogFile | None = None
 
     def install(self, handler: logging.Handler) -> None:
-        if isinstance(handler, logging.FileHandler):
+        if isinstance(handler, _LogFile):
             self._handler = handler
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
@@ -63,14 +78,34 @@ class _Signals:
 
     def _reopen(self, number: int, frame: FrameType | None) -> None:
         if self._handler is not None:
-            self._handler.close()  # the next line opens it
+            self._handler.anew = True
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that is opened anew for the next line once `anew` is set. Where that fails, the old one is kept."""
+
+    anew = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.anew:
+            self.anew = False
+            old = self.stream
+            try:
+                self.stream = self._open()
+                if old is not None:
+                    old.close()
+            except OSError as error:
+                log.error(
+                    "%s cannot be opened anew (%s): the log goes on in the old file", self.baseFilename, error.strerror
+                )
+        super().emit(record)
 
 
 def _open_log(settings: LogSettings) -> logging.Handler:
     handler: logging.Handler
     if settings.file:
         try:
-            handler = logging.FileHandler(settings.file, encoding="utf-8")
+            handler = _LogFile(settings.file, encoding="utf-8")
         except OSError as error:
             raise NotPermittedError(
                 f"log file {settings.file} cannot be opened ({error.strerror}): make its folder writable"
@@ -85,8 +120,17 @@ def _open_log(settings: LogSettings) -> logging.Handler:
     return handler
 
 
-def run(settings: Settings, *, instance: str, quiet: bool, as_json: bool) -> int:
-    """Runs until the end of the input or a signal. Returns the exit code; raises what could not be opened."""
+def run(
+    settings: Settings, *, instance: str, guard: Guard | None, parent: int | None, quiet: bool, as_json: bool
+) -> int:
+    """Runs until the end of the input or a signal. Returns the exit code; raises what could not be opened, and
+    GuardLost where the guard went meanwhile.
+
+    `guard`: of a live run, held; it is the caller's to release. `parent`: the process to end with, see end_with()."""
+    user = find_user(settings.process.user) if settings.process.user else None
+    if user is not None:
+        no_new_privileges()
+    notify = Notify(os.environ)
     signals = _Signals()
     signals.install(_open_log(settings.log))
     live = not settings.source.read
@@ -95,26 +139,81 @@ def run(settings: Settings, *, instance: str, quiet: bool, as_json: bool) -> int
     try:
         source = source or open_source(settings.source)
         pipeline = Pipeline(settings, source, sink, hostname=socket.gethostname(), version=VERSION, instance=instance)
+        plain = uncompiled()
+        if guard is not None:
+            _settle(guard)
+        if user is not None:
+            for name in LATE:
+                importlib.import_module(name)
+            become(user)
+            if parent is not None:
+                end_with(parent)
+            if guard is not None:
+                _check(guard)  # what this user may not see of it is told now, and not later
     except BaseException:
+        if source is not None:
+            source.close()
         sink.close()
         raise
-    plain = uncompiled()
     if plain:
         log.info("these modules are not compiled, so this is slow: %s", ", ".join(plain))
+    if guard is not None and not guard.interface_lock:
+        log.warning("the NIC is not locked (--no-interface-lock): a second copy with another --pidfile would start")
+    as_user = f" as user {user}" if user is not None else ""
+    what = f"recording {','.join(settings.source.iface)}{as_user}" if live else f"replaying{as_user}"
     if live:
-        log.info("recording %s, instance %s", ",".join(settings.source.iface), instance)
-    failure = _loop(pipeline, signals, _progress(pipeline, source) if not live and not quiet else lambda: None)
-    return _close(pipeline, failure, quiet=quiet, as_json=as_json)
+        log.info("%s, instance %s", what, instance)
+    notify.say(f"READY=1\nSTATUS={what}")
+    progress = _progress(pipeline, source) if not live and not quiet else lambda: None
+    if guard is not None and hasattr(source, "returned"):
+        source.returned = lambda: _settle(guard)
+
+    def each_block() -> None:
+        now_seconds = time.monotonic()
+        if guard is not None and guard.due(now_seconds):
+            _check(guard)
+        notify.alive(now_seconds)
+        progress()
+
+    try:
+        failure = _loop(pipeline, signals, each_block)
+        notify.say("STOPPING=1\nSTATUS=stopping: delivering what was recorded")
+        return _close(pipeline, failure, guard, quiet=quiet, as_json=as_json)
+    except BaseException:
+        source.close()
+        raise
 
 
-def _loop(pipeline: Pipeline, signals: _Signals, each_block: Callable[[], None]) -> HttpCaptureError | None:
+def _check(guard: Guard) -> int:
+    """Checks the guard, and logs what it finds. Returns how many lines that is."""
+    lines = guard.check()
+    for line in lines:
+        log.error("%s", line)
+    return len(lines)
+
+
+def _settle(guard: Guard) -> None:
+    """Checks the guard until nothing is suspect any more: the NIC that was just opened is not read before that.
+
+    Raises GuardLost; UnavailableError where something cannot be mended, as no start would begin like that."""
+    repairs = guard.repairs
+    lines = _check(guard)
+    while guard.due(time.monotonic() + SUSPECT_SECONDS):
+        time.sleep(SUSPECT_SECONDS)
+        lines += _check(guard)
+    if lines > guard.repairs - repairs:  # the rest are faults
+        raise UnavailableError("the guard does not hold for the NIC that was opened, see above: start again")
+
+
+def _loop(
+    pipeline: Pipeline, signals: _Signals, each_block: Callable[[], None]
+) -> HttpCaptureError | GuardError | None:
     """The run itself. Returns the error that ended it, if one did."""
-    gc.collect()
-    gc.freeze()
     gc.disable()  # nothing in the pipeline leaves circles behind, and looking for them costs more as connections grow
+    gc.freeze()
     try:
         pipeline.run(lambda: signals.stopped, each_block)
-    except HttpCaptureError as error:
+    except (HttpCaptureError, GuardError) as error:
         return error
     finally:
         gc.enable()
@@ -123,7 +222,14 @@ def _loop(pipeline: Pipeline, signals: _Signals, each_block: Callable[[], None])
     return None
 
 
-def _close(pipeline: Pipeline, failure: HttpCaptureError | None, *, quiet: bool, as_json: bool) -> int:
+def _close(
+    pipeline: Pipeline,
+    failure: HttpCaptureError | GuardError | None,
+    guard: Guard | None,
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> int:
     """Finishes, prints warnings and the ledger. The exit code is that of the worst that happened."""
     undelivered = 0
     try:
@@ -131,6 +237,8 @@ def _close(pipeline: Pipeline, failure: HttpCaptureError | None, *, quiet: bool,
     except HttpCaptureError as error:
         failure = failure or error
     ledger = pipeline.ledger()
+    if guard is not None:
+        ledger.sections["guard"] = {"checks": guard.checks, "repairs": guard.repairs, "faults": guard.faults}
     stats = pipeline.source.stats()
     code = 0
     for line in getattr(pipeline.source, "warnings", ()):

@@ -48,7 +48,7 @@ class Ledger:
         return "\n".join(lines)
 
 
-_ALWAYS = {"frames": ("read",), "exchanges": ("total",), "records": ("total", "delivered")}
+_ALWAYS = {"guard": ("checks",), "frames": ("read",), "exchanges": ("total",), "records": ("total", "delivered")}
 
 
 def _grouped(value: object) -> str:

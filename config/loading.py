@@ -1,6 +1,7 @@
 """Settings from defaults < `--config` TOML < environment < flags, in two steps.
 
-1. `layers` and `guard_part` need the standard library only: the guard is held before anything heavy is imported.
+1. `layers`, `guard_part` and `dies_with_parent` need the standard library only: the guard is held before anything heavy
+   is imported.
 2. `convert` knows the schema (settings.py, msgspec): every key and value is checked there.
 
 The environment: `HTTP_CAPTURE_<TABLE>_<KEY>`; a list is separated by commas. `HTTP_CAPTURE_KAFKA_LIBRDKAFKA_LINGER_MS`
@@ -77,17 +78,26 @@ def layers(config_path: str, environ: Mapping[str, str], flags: Flags) -> tuple[
 def guard_part(values: Values, origins: Origins) -> tuple[str, tuple[str, ...], bool]:
     """What the guard needs: (pidfile, ifaces, interface_lock). A test holds the defaults here and in settings.py
     together; `convert` still checks all of it."""
-    guard = values.get("guard", {})
-    pidfile = guard.get("pidfile", "/run/http-capture.pid")
+    pidfile = values.get("guard", {}).get("pidfile", "/run/http-capture.pid")
     if not isinstance(pidfile, str) or not pidfile or "\0" in pidfile:
         raise _bad(origins, "guard", "pidfile", pidfile, "a path")
-    lock = _switch(guard.get("interface_lock", True))
-    if not isinstance(lock, bool):
-        raise _bad(origins, "guard", "interface_lock", lock, "true or false")
+    lock = _guard_switch(values, origins, "interface_lock", True)
     ifaces = _words(values.get("source", {}).get("iface", ()))
     if not isinstance(ifaces, list | tuple) or not all(isinstance(name, str) for name in ifaces):
         raise _bad(origins, "source", "iface", ifaces, "a list of texts")
     return pidfile, tuple(ifaces), lock
+
+
+def dies_with_parent(values: Values, origins: Origins) -> bool:
+    """`[guard] die_with_parent`, likewise."""
+    return _guard_switch(values, origins, "die_with_parent", False)
+
+
+def _guard_switch(values: Values, origins: Origins, key: str, default: bool) -> bool:
+    value = _switch(values.get("guard", {}).get(key, default))
+    if not isinstance(value, bool):
+        raise _bad(origins, "guard", key, value, "true or false")
+    return value
 
 
 def convert(values: Values, origins: Origins) -> "Settings":

@@ -20,10 +20,18 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class GuardSettings(Stage, frozen=True):
-    """The single-instance lock. Read before anything else is imported: see `loading.guard_part`."""
+    """The single-instance lock, and whether this instance outlives what started it. Read before anything else is
+    imported: see `loading.guard_part` and `loading.dies_with_parent`."""
 
     pidfile: str = "/run/http-capture.pid"
     interface_lock: bool = True
+    die_with_parent: bool = False
+
+
+class ProcessSettings(Stage, frozen=True):
+    """As which user the program runs once the NIC is open. Empty: as the one that started it."""
+
+    user: str = ""  # NAME or UID:GID
 
 
 class SourceSettings(Stage, frozen=True):
@@ -38,6 +46,7 @@ class SourceSettings(Stage, frozen=True):
     ring_block_bytes: Annotated[int, Meta(ge=4096, le=1 << 28)] = 1 << 20
     ring_block_count: Annotated[int, Meta(ge=2, le=65536)] = 64
     ring_timeout_ms: Annotated[int, Meta(ge=1, le=10000)] = 50
+    return_timeout_seconds: Seconds = 10.0  # how long a NIC that was removed is waited for
 
 
 class DefragSettings(Stage, frozen=True):
@@ -118,6 +127,7 @@ class Settings(Stage, frozen=True):
     """All of it."""
 
     guard: GuardSettings = GuardSettings()
+    process: ProcessSettings = ProcessSettings()
     source: SourceSettings = SourceSettings()
     defrag: DefragSettings = DefragSettings()
     tcp: TcpSettings = TcpSettings()

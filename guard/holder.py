@@ -1,7 +1,7 @@
 """Who holds the guard, for the eyes of the operator. Nothing here decides whether a start is refused.
 
 The holder's pid, best first:
-  lock    the kernel named it (a POSIX lock)
+  lock    the kernel named it (the pidfile's beacon, or another POSIX lock)
   socket  the kernel named it as the peer of the NIC's socket
   fdinfo  /proc shows the lock or the socket among its descriptors
   file    the text of the pidfile names it, and a process of that boot and start time lives
@@ -17,20 +17,21 @@ import os
 import time
 
 from .interface import address
-from .pidfile import boot_id, one_line, process_state, quote, read_file
+from .pidfile import boot_id, one_line, process_state, process_uid, quote, read_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from .interface import Peer
-    from .pidfile import Held
+    from .pidfile import Query
 
 SEARCH_SECONDS = 1.0
+TOOLS = {"supervisord": "supervisorctl", "systemd": "systemctl", "docker": "docker", "podman": "podman"}
 
 
 class Launcher:
-    """How a process was started: `by hand`, or by a `manager` (supervisord, systemd) as `name` ("": unknown)."""
+    """How a process was started: `by hand`, or by a `manager` (of TOOLS) as `name` ("": unknown)."""
 
     __slots__ = ("manager", "name")
 
@@ -45,8 +46,12 @@ class Launcher:
 
     def command(self, verb: str) -> str | None:
         """The manager's command to `start` or `stop` it. None: by hand, or by a manager under an unknown name."""
-        program = {"supervisord": "supervisorctl", "systemd": "systemctl"}.get(self.manager)
-        return f"{program} {verb} {quote(self.name)}" if program and self.name else None
+        return f"{self.tool} {verb} {quote(self.name)}" if self.name else None
+
+    @property
+    def tool(self) -> str:
+        """The manager's command."""
+        return TOOLS.get(self.manager, "")
 
     @classmethod
     def read(cls, environment: bytes, control_group: bytes) -> Launcher:
@@ -60,12 +65,16 @@ class Launcher:
             name = values.get(b"SUPERVISOR_PROCESS_NAME", "")
             group = values.get(b"SUPERVISOR_GROUP_NAME", name)
             return cls("supervisord", name if group == name else f"{group}:{name}")
-        if values.get(b"INVOCATION_ID"):
-            unit = os.fsdecode(control_group.strip().rpartition(b"/")[2])
-            if unit.endswith(".scope"):
-                return cls()  # a terminal of a desktop session has an invocation id too
-            return cls("systemd", unit if unit.endswith(".service") else "")
-        return cls()
+        unit = os.fsdecode(control_group.strip().rpartition(b"/")[2])
+        if values.get(b"INVOCATION_ID") and unit.endswith(".service"):
+            return cls("systemd", unit)
+        for word in os.fsdecode(control_group).replace("/docker/", "/docker-").split("/"):
+            manager = {"docker": "docker", "libpod": "podman"}.get(word.partition("-")[0])
+            name = word.partition("-")[2][:12]
+            if manager and len(name) == 12 and name.isalnum():
+                return cls(manager, name)
+        # A terminal of a desktop session, a scope, has an invocation id too.
+        return cls("systemd" if values.get(b"INVOCATION_ID") and not unit.endswith(".scope") else "")
 
     @classmethod
     def parse(cls, text: str) -> Launcher | None:
@@ -74,7 +83,7 @@ class Launcher:
             return cls()
         word, _, rest = text.partition(" ")
         manager, _, name = rest.partition(" ")
-        if word != "under" or manager not in ("supervisord", "systemd"):
+        if word != "under" or manager not in TOOLS:
             return None
         return cls(manager, name[1:-1])
 
@@ -82,20 +91,21 @@ class Launcher:
 class Holder:
     """A process that holds the guard; None and "" are unknown.
 
-    pid, source (see above); user; up_seconds; launcher; command; stopped: by a signal or a debugger; pidfile: its
-    path, where it is the same file from here; interface: "eth1,eth2"; namespaces: which of pid, network and mount are
-    not ours; said: what the file tells where the pid is unknown; note: why it is.
+    pid, source (see above); uid and user; up_seconds; launcher; command; stopped: by a signal or a debugger;
+    pidfile: its path, where it is the same file from here; interface: "eth1,eth2"; namespaces: which of pid, network
+    and mount are not ours; said: what the file tells where the pid is unknown; note: why it is.
     """
 
     __slots__ = (
         "command", "interface", "launcher", "namespaces", "note", "pid", "pidfile", "said", "source", "stopped",
-        "up_seconds", "user",
+        "uid", "up_seconds", "user",
     )  # fmt: skip
 
     def __init__(self, pid: int | None, source: str = "", note: str = "") -> None:
         self.pid = pid
         self.source = source
         self.note = note
+        self.uid: int | None = None
         self.user: str | None = None
         self.up_seconds: int | None = None
         self.launcher: Launcher | None = None
@@ -115,9 +125,9 @@ class Holder:
             self.stopped = state[0] in "Tt"
             if uptime:
                 self.up_seconds = max(0, int(float(uptime.split()[0]) - state[1] / os.sysconf("SC_CLK_TCK")))
-        for line in (read_file(f"/proc/{pid}/status") or b"").splitlines():
-            if line.startswith(b"Uid:"):
-                self.user = _user(int(line.split()[2]))
+        self.uid = process_uid(pid)
+        if self.uid is not None:
+            self.user = _user(self.uid)
         environment = read_file(f"/proc/{pid}/environ", 1 << 22)
         if environment:
             self.launcher = Launcher.read(environment, read_file(f"/proc/{pid}/cgroup") or b"")
@@ -179,7 +189,7 @@ def own_launcher() -> Launcher:
     return Launcher.read(environment, read_file("/proc/self/cgroup") or b"")
 
 
-def of_pidfile(held: Held, peers: Iterable[int | None]) -> Holder:
+def of_pidfile(held: Query, peers: Iterable[int | None]) -> Holder:
     """Who has the lock of a pidfile. `peers`: the processes on the NICs of this start; 0: one that is elsewhere."""
     peers = list(peers)
     hints = {pid: "socket" for pid in peers if pid}

@@ -1,20 +1,27 @@
-"""The pidfile: one lock and the text of who holds it. Steps 1-4, 7 and 10 of the guard.
+"""The pidfile: its locks and the text of who holds it. Steps 1-5, 7, 8 and 10 of the guard.
 
     take(): open -> check -> lock -> in place? --no--> start over, at most 50 times
                        |       |        |
-                   GuardError Held   locked, the old text still in it
+                   GuardError Held   beacon -> Held
+                                        |
+                                     locked, the old text still in it
                                         |
                                      write(): the text is this process's
+                                        |
+                                     check(), now and then: still so, or made so again
                                         |
                                      empty(), close(): no text, unlocked
 
 Invariants:
 - The file is never truncated before it is locked, and never removed: removing it would let a newcomer lock another one.
-- Byte 0 carries the lock: an OFD lock, which closing another descriptor of the file does not drop, and which the POSIX
-  lock of an older guard conflicts with. The bytes from 1 on are not locked here: they are the place of a lock that
-  names its holder, to be taken after the file is known to be in place.
+- Byte 0 carries the lock: an OFD lock, which closing another descriptor of the file does not drop, which forked
+  children share, and which the POSIX lock of the first remedy conflicts with. It decides.
+- The bytes from 1 on carry the beacon: a POSIX lock, by which the kernel names the holder. It is taken only by who has
+  byte 0, and conflicts with the first remedy too. Closing any descriptor of the file in the holder's process drops it,
+  and a forked child does not have it: check() takes it again.
 - New text is written over the old and then cut to length, so a reader never finds a held file empty once it was
   written. A reader stops after the `command` line: what follows it is the rest of an older text.
+- check() gives up the file that was locked only after another one at the path is locked, judged as at a start.
 - The descriptor is 3 or above: a start with standard error closed must not print into the file.
 
 The text: the bare pid, then `boot`, `start` (ticks since boot), `interface`, `instance`, `launcher`, `command`, one
@@ -35,8 +42,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from . import Findings
+
 ATTEMPTS = 50
 TEXT_BYTES = 8192
+LOOK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 ELSEWHERE = "choose another with --pidfile"
 REMOTE = frozenset(
@@ -47,32 +57,53 @@ REMOTE = frozenset(
 )  # fmt: skip
 
 
-class Held(Exception):
-    """Another process has the lock.
+class Query:
+    """Who has locked a pidfile, by the kernel.
 
-    inode     the file as the kernel writes it in lock lines: b"00:1f:1234" (device in hex, inode)
-    blocker   pid of the holder where the kernel names it (a POSIX lock); 0: in another pid namespace; -1: not named
-    identity  the text of the file, see parse()
     path      of the file
+    inode     the file as the kernel writes it in lock lines: b"00:1f:1234" (device in hex, inode)
+    locked    whether a start is refused by a lock: on byte 0, or on the beacon
+    first     whether byte 0 is locked: by who runs, or is about to be refused
+    ofd       whether that lock is of this guard's kind; the first remedy and other programs have POSIX locks
+    blocker   pid of the holder where the kernel names it (a POSIX lock); 0: in another pid namespace; -1: not named
+    identity  the text of the file, see parse(); of whoever wrote it last, alive or not
     """
 
-    def __init__(self, path: str, inode: bytes, blocker: int, identity: dict[str, str]) -> None:
-        super().__init__(path)
+    __slots__ = ("blocker", "first", "identity", "inode", "locked", "ofd", "path")
+
+    def __init__(self, path: str, fd: int) -> None:
         self.path = path
-        self.inode = inode
-        self.blocker = blocker
-        self.identity = identity
+        self.inode = _file_system(fd, os.fstat(fd))[1]
+        first = _blocker(fd, LOCK)
+        beacon = _blocker(fd, BEACON) if first is None or first < 0 else None
+        self.first = first is not None
+        self.locked = self.first or beacon is not None
+        self.ofd = first == -1
+        self.blocker = next((pid for pid in (first, beacon) if pid is not None and pid >= 0), -1)
+        self.identity = parse(os.pread(fd, TEXT_BYTES, 0))
+
+
+class Held(Exception):
+    """Another process has the lock."""
+
+    def __init__(self, query: Query) -> None:
+        super().__init__(query.path)
+        self.query = query
 
 
 class Pidfile:
-    """A locked pidfile: `write()`, `empty()`, then `close()`, which unlocks it. After that none does anything."""
+    """A locked pidfile: `write()`, any number of `check()`, `empty()`, then `close()`, which unlocks it.
 
-    __slots__ = ("_fd", "inode", "path")
+    After close() empty() and close() do nothing, and check() is not to be called."""
 
-    def __init__(self, path: str, fd: int, inode: bytes) -> None:
+    __slots__ = ("_fd", "_file", "_text", "_uid", "path")
+
+    def __init__(self, path: str, fd: int) -> None:
         self.path = path
-        self.inode = inode
         self._fd = fd
+        self._file = os.fstat(fd)
+        self._uid = os.geteuid()
+        self._text = b""
 
     @classmethod
     def take(cls, path: str) -> Pidfile:
@@ -81,12 +112,16 @@ class Pidfile:
             fd = _open(path)
             kept = False
             try:
-                inode = _check(path, fd)
-                if not _lock(path, fd):
-                    raise Held(path, inode, _blocker(fd), parse(os.pread(fd, TEXT_BYTES, 0)))
-                if _in_place(path, fd):
+                _check(path, fd)
+                if not _lock(path, fd, fcntl.F_OFD_SETLK, LOCK):
+                    raise Held(Query(path, fd))
+                if _in_place(path, os.fstat(fd)):
+                    if not _lock(path, fd, fcntl.F_SETLK, BEACON):
+                        raise Held(Query(path, fd))
+                    if os.fstat(fd).st_mode & 0o077:  # who can read it could lock it too, and so block each start
+                        os.fchmod(fd, 0o600)
                     kept = True
-                    return cls(path, fd, inode)
+                    return cls(path, fd)
             finally:
                 if not kept:
                     os.close(fd)
@@ -94,27 +129,126 @@ class Pidfile:
 
     def write(self, interface: str, instance: str, launcher: str, command: Sequence[str]) -> None:
         """Makes the text this process's. GuardError where it cannot be written; the file is then empty."""
-        text = compose(interface, instance, launcher, command)
+        self._text = compose(interface, instance, launcher, command)
         try:
-            if os.pwrite(self._fd, text, 0) != len(text):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.ftruncate(self._fd, len(text))
+            self._put()
         except OSError as error:
             self.empty()
             raise _failed(self.path, error) from None
 
+    def check(self, findings: Findings, *, alone: bool) -> None:
+        """Step 8: the locks, the path and the text are this process's, or are made so again. Raises nothing.
+
+        `alone`: there is no lock of a NIC beside this one, so that one who locks another file at the path does run."""
+        try:
+            if not self._is_open():
+                self._again(findings, "was closed inside this process", alone)
+            elif not _lock(self.path, self._fd, fcntl.F_OFD_SETLK, LOCK):
+                self._rival(findings, Query(self.path, self._fd), alone)
+            else:
+                if not _lock(self.path, self._fd, fcntl.F_SETLK, BEACON):
+                    who = _process(_blocker(self._fd, BEACON))
+                    findings.fault(f"pidfile {self.path}: {who} has locked a part of it, so this copy is not named")
+                if _in_place(self.path, self._file):
+                    self._mend_text(findings)
+                else:
+                    self._again(findings, "was removed or replaced", alone)
+        except GuardError as error:
+            findings.fault(str(error))
+        except OSError as error:
+            findings.fault(str(_failed(self.path, error)))
+
     def empty(self) -> None:
         """Takes this process's text out."""
-        if self._fd >= 0:
+        if self._is_open():
             try:
                 os.ftruncate(self._fd, 0)
             except OSError:
                 return  # A file system gone read-only: stale text, which every reader has to expect anyway.
 
     def close(self) -> None:
-        if self._fd >= 0:
+        if self._is_open():
             os.close(self._fd)
-            self._fd = -1
+        self._fd = -1
+
+    def _is_open(self) -> bool:
+        """Whether the descriptor is still that of the locked file, and not closed, or another one's by now."""
+        try:
+            return self._fd >= 0 and os.path.samestat(os.fstat(self._fd), self._file)
+        except OSError:
+            return False
+
+    def _put(self) -> None:
+        if os.pwrite(self._fd, self._text, 0) != len(self._text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(self._fd, len(self._text))
+
+    def _mend_text(self, findings: Findings) -> None:
+        if os.pread(self._fd, len(self._text) + 1, 0) != self._text:
+            self._put()
+            findings.repaired(f"pidfile {self.path}: its text was changed, it is written again; find out who does that")
+
+    def _again(self, findings: Findings, what: str, alone: bool) -> None:
+        """Takes the file that the path names now, made anew where there is none, in place of the one that was."""
+        if os.geteuid() != self._uid:
+            # A later start, as the first user, would refuse a file of this one: better none than that.
+            problem = f"pidfile {self.path}: {what}; privileges were dropped, so only a new start makes it again"
+        else:
+            try:
+                new = Pidfile.take(self.path)
+            except Held as held:
+                self._rival(findings, held.query, alone)
+                return
+            except GuardError as error:
+                problem = f"{error} (it {what}, this copy keeps the one that it had)"
+            else:
+                self.close()
+                self._fd, self._file = new._fd, new._file
+                findings.repaired(f"pidfile {self.path}: {what}, it is there and locked again; find out who does that")
+                self._put()
+                return
+        try:
+            there = query(self.path)
+        except (GuardError, OSError):
+            there = None
+        if there is not None and there.locked:
+            self._rival(findings, there, alone, fit=False)
+        else:
+            findings.fault(problem)
+
+    def _rival(self, findings: Findings, there: Query, alone: bool, *, fit: bool = True) -> None:
+        """Another process has locked the file at the path. `fit`: a start would have taken it.
+
+        It runs beside this copy if it is the first remedy, which knows no lock of a NIC, or if there is none; not by
+        what another user's process did, nor with a file that a start refuses."""
+        uid = process_uid(there.blocker) if there.blocker > 0 else None
+        if there.ofd:
+            runs = alone and fit
+        else:
+            runs = there.first and (fit if uid is None else trusted(uid))
+        has = f"pidfile {self.path}: {_process(there.blocker)} has the lock of the file that is there now"
+        if runs:
+            line = f"{has} and may run too; this copy ends so that one is left; http-capture verify shows who records"
+        else:
+            line = f"{has}; this copy keeps the one that it had; end that process, or remove the file"
+        findings.rival(line, lost=runs)
+
+
+def query(path: str) -> Query | None:
+    """Who has locked this file, without touching it. None: there is no file. GuardError: it is no regular file.
+
+    An OSError passes through: not permitted, above all. Not for the holder's own process: closing a descriptor of the
+    file there drops the beacon."""
+    try:
+        _regular(path, os.lstat(path).st_mode)  # opening a device can do something
+        fd = os.open(path, LOOK)
+    except FileNotFoundError:
+        return None
+    try:
+        _regular(path, os.fstat(fd).st_mode)
+        return Query(path, fd)
+    finally:
+        os.close(fd)
 
 
 def absolute(path: str) -> str:
@@ -168,6 +302,19 @@ def process_state(pid: int) -> tuple[str, int] | None:
     return (fields[0].decode("ascii", "replace"), int(fields[19])) if len(fields) > 19 else None
 
 
+def process_uid(pid: int) -> int | None:
+    """The effective user. None: not there, or not visible."""
+    for line in (read_file(f"/proc/{pid}/status") or b"").splitlines():
+        if line.startswith(b"Uid:"):
+            return int(line.split()[2])
+    return None
+
+
+def trusted(uid: int) -> bool:
+    """Root and this user: others may get in the way of a start, but not of who runs."""
+    return uid in (0, os.geteuid())
+
+
 def read_file(path: str, limit: int = 65536) -> bytes | None:
     """The first bytes of a file of /proc. None: not there, or not allowed."""
     try:
@@ -219,7 +366,7 @@ def _failed(path: str, error: OSError) -> GuardError:
     folder = os.path.dirname(path) or "."
     if number in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENOENT):
         try:
-            _kind(path, os.lstat(path).st_mode)
+            _regular(path, os.lstat(path).st_mode)
         except OSError:
             pass
         except GuardError as known:
@@ -229,7 +376,8 @@ def _failed(path: str, error: OSError) -> GuardError:
     if number == errno.ENOTDIR:
         return fault(path, "its folder is not a folder", ELSEWHERE)
     if number in (errno.EACCES, errno.EPERM):
-        return fault(path, f"not permitted for uid {os.geteuid()}", f"start as root, or {ELSEWHERE}")
+        remedy = f"start as root, or make a folder for this user in /run, and {ELSEWHERE}"
+        return fault(path, f"not permitted for uid {os.geteuid()}", remedy)
     if number == errno.EROFS:
         return fault(path, "its file system is read-only", ELSEWHERE)
     if number == errno.EAGAIN:
@@ -245,7 +393,7 @@ def _open(path: str) -> int:
         # Opening a device can do something (rewind a tape, arm a watchdog): look first. The check that counts is later.
         kind = os.lstat(path).st_mode
         if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
-            _kind(path, kind)
+            _regular(path, kind)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -258,11 +406,11 @@ def _open(path: str) -> int:
         raise _failed(path, error) from None
 
 
-def _check(path: str, fd: int) -> bytes:
-    """Step 2. Returns the file as the kernel writes it in lock lines: fstat tells that on some file systems only."""
+def _check(path: str, fd: int) -> None:
+    """Step 2."""
     status = os.fstat(fd)
-    _kind(path, status.st_mode)
-    if status.st_uid not in (0, os.geteuid()):
+    _regular(path, status.st_mode)
+    if not trusted(status.st_uid):
         raise fault(path, f"belongs to uid {status.st_uid}", f"remove it if it is not in use, or {ELSEWHERE}")
     if status.st_mode & 0o022:
         raise fault(
@@ -270,18 +418,14 @@ def _check(path: str, fd: int) -> bytes:
         )
     if status.st_nlink > 1:
         raise fault(path, f"has {status.st_nlink} names (hard links)", f"remove the others, or {ELSEWHERE}")
-    kind, device, inode = _file_system(fd)
+    kind, _ = _file_system(fd, status)
     if kind in REMOTE or kind.startswith("fuse."):
         raise fault(path, f"is on a network file system ({kind})", "choose one on this host, in /run, with --pidfile")
     if not kind and os.major(status.st_dev) == 0:
         raise fault(path, "the type of its file system cannot be seen", "mount /proc, or choose one in /run")
-    if not device:
-        device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
-    major, _, minor = device.partition(":")
-    return b"%02x:%02x:%d" % (int(major), int(minor), inode or status.st_ino)
 
 
-def _kind(path: str, mode: int) -> None:
+def _regular(path: str, mode: int) -> None:
     if stat.S_ISREG(mode):
         return
     names = {
@@ -293,11 +437,12 @@ def _kind(path: str, mode: int) -> None:
     raise fault(path, f"is {names.get(stat.S_IFMT(mode), 'a device')}, not a regular file", ELSEWHERE)
 
 
-def _file_system(fd: int) -> tuple[str, str, int]:
-    """Type, device ("major:minor") and inode of an open file as the kernel has them; "", "", 0 where not visible.
+def _file_system(fd: int, status: os.stat_result) -> tuple[str, bytes]:
+    """Type of an open file's file system ("": not visible), and the file as the kernel writes it in lock lines.
 
     By the mount's number: on btrfs and overlayfs the device of fstat is none that mountinfo lists."""
-    mount, inode = b"", 0
+    mount, inode = b"", status.st_ino
+    kind, device = "", f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     for line in (read_file(f"/proc/self/fdinfo/{fd}") or b"").splitlines():
         key, _, value = line.partition(b":")
         if key == b"mnt_id":
@@ -307,20 +452,26 @@ def _file_system(fd: int) -> tuple[str, str, int]:
     for line in (read_file("/proc/self/mountinfo", 1 << 24) or b"").splitlines():
         fields = line.split()
         if fields[0] == mount:
-            kind = fields[fields.index(b"-") + 1]
-            return kind.decode("ascii", "replace"), fields[2].decode("ascii"), inode
-    return "", "", inode
+            kind = fields[fields.index(b"-") + 1].decode("ascii", "replace")
+            device = fields[2].decode("ascii")
+            break
+    major, _, minor = device.partition(":")
+    return kind, b"%02x:%02x:%d" % (int(major), int(minor), inode)
 
 
-def _flock(kind: int) -> bytes:
-    """struct flock for byte 0."""
-    return struct.pack("@hhqqi4x", kind, os.SEEK_SET, 0, 1, 0)
+def _flock(first: int, length: int) -> bytes:
+    """struct flock: a write lock on some bytes; length 0 is to infinity."""
+    return struct.pack("@hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, first, length, 0)
 
 
-def _lock(path: str, fd: int) -> bool:
-    """Step 3. False where another process has it."""
+LOCK = _flock(0, 1)
+BEACON = _flock(1, 0)
+
+
+def _lock(path: str, fd: int, command: int, flock: bytes) -> bool:
+    """Steps 3 and 5. Nothing changes where it is held already. False where another process has it."""
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK))
+        fcntl.fcntl(fd, command, flock)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False
@@ -328,17 +479,24 @@ def _lock(path: str, fd: int) -> bool:
     return True
 
 
-def _blocker(fd: int) -> int:
-    """Who has byte 0 by the kernel: a pid for a POSIX lock, 0 for one in another pid namespace, -1 for an OFD lock."""
-    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK))
+def _blocker(fd: int, flock: bytes) -> int | None:
+    """Who else has locked these bytes: a pid for a POSIX lock, 0 for one in another pid namespace, -1 for an OFD lock.
+    None: nobody."""
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, flock)
     kind, _, _, _, pid = struct.unpack("@hhqqi4x", answer)
-    return -1 if kind == fcntl.F_UNLCK else int(pid)
+    return None if kind == fcntl.F_UNLCK else int(pid)
 
 
-def _in_place(path: str, fd: int) -> bool:
-    """Step 4: whether the path still names the locked file."""
+def _process(blocker: int | None) -> str:
+    """Who that is, in words."""
+    return f"pid {blocker}" if blocker and blocker > 0 else "another process"
+
+
+def _in_place(path: str, file: os.stat_result) -> bool:
+    """Step 4: whether the path still names this file."""
     try:
-        there = os.stat(path, follow_symlinks=False)
-    except OSError:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), file)
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    return os.path.samestat(there, os.fstat(fd))
+    except OSError as error:
+        raise _failed(path, error) from None

@@ -15,6 +15,7 @@ import time
 import jsonschema
 import pytest
 from command import environment
+from http_capture.capture.cli import VERBS
 from traffic import Conversation, http_request, http_response, write_pcap
 
 
@@ -257,7 +258,11 @@ def test_help_fits_two_screens(run):
     assert "examples:" in lines
     for option in ("--iface", "--pidfile", "--read", "--brokers", "--topic", "--sink", "--bodies", "--config", "--set"):
         assert option in done.stdout
-    for code in (64, 65, 66, 69, 70, 73, 74, 75, 76, 77, 78):
+    for option in ("--no-interface-lock", "--die-with-parent", "--user"):
+        assert option in done.stdout
+    for verb in VERBS:
+        assert any(line.startswith(f"  {verb} ") for line in lines)
+    for code in (64, 65, 66, 69, 70, 73, 74, 75, 76, 77, 78, 130):
         assert f"{code} " in done.stdout
 
 

@@ -167,6 +167,26 @@ def test_guard_part_is_what_convert_gives(environ, flags):
 
 
 @pytest.mark.parametrize(
+    ("environ", "wanted"),
+    [
+        ({}, Settings().guard.die_with_parent),
+        ({"HTTP_CAPTURE_GUARD_DIE_WITH_PARENT": "on"}, True),
+        ({"HTTP_CAPTURE_GUARD_DIE_WITH_PARENT": "off"}, False),
+    ],
+)
+def test_dies_with_parent_is_what_convert_gives(environ, wanted):
+    merged = loading.layers("", environ, {})
+    assert loading.dies_with_parent(*merged) is loading.convert(*merged).guard.die_with_parent is wanted
+
+
+def test_dies_with_parent_refuses_what_it_cannot_use(toml):
+    path = toml("[guard]\ndie_with_parent = 'perhaps'\n")
+    with pytest.raises(ConfigurationError) as caught:
+        loading.dies_with_parent(*loading.layers(str(path), {}, {}))
+    assert str(caught.value) == f"{path}: [guard] die_with_parent is 'perhaps': must be true or false"
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("[guard]\npidfile = 7\n", "[guard] pidfile is 7: must be a path"),
@@ -255,7 +275,7 @@ def test_a_mistake_in_the_file(toml, text, says):
         ("TCP_MAX_CONECTIONS", "1", " is not a setting: did you mean HTTP_CAPTURE_TCP_MAX_CONNECTIONS?"),
         ("MAX_CONNECTIONS", "1", " is not a setting: did you mean"),
         ("TCP", "1", " is not a setting: "),
-        ("XYZZY", "1", " is not a setting: the tables are guard, source, "),
+        ("XYZZY", "1", " is not a setting: the tables are guard, process, source, "),
         ("TCP_ZZZZZZZZZZZZZZZZZZZ", "1", " is not a setting: the settings of [tcp] are max_connections, "),
         ("TCP_MAX_CONNECTIONS", "", " is '': must be a whole number, at least 1"),
         ("GUARD_INTERFACE_LOCK", "maybe", " is 'maybe': must be true or false"),

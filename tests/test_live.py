@@ -405,7 +405,8 @@ class TestNic:
             run.ledger()
 
     def test_that_is_removed_ends_the_run(self, tmp_path: pathlib.Path) -> None:
-        with veth() as pair, recording(tmp_path, pair.namespace, pair.far) as run:
+        soon = ("--set", "source.return_timeout_seconds=1")
+        with veth() as pair, recording(tmp_path, pair.namespace, pair.far, *soon) as run:
             put(pair, range(3))
             ip("link", "delete", pair.far, namespace=pair.namespace)
             assert run.wait() == 69

@@ -35,6 +35,12 @@ def test_it_balances() -> None:
     json.dumps(ledger.as_json())
 
 
+def test_what_the_guard_found_is_in_the_text_of_a_live_run() -> None:
+    ledger = finished().ledger()
+    ledger.sections["guard"] = {"checks": 0, "repairs": 0, "faults": 2}
+    assert "  guard        checks 0, faults 2\n" in ledger.as_text()
+
+
 def add(path: str, by: int = 1) -> Callable[[Pipeline], None]:
     def change(pipeline: Pipeline) -> None:
         *way, name = path.split(".")

@@ -10,8 +10,10 @@ What is decided here:
 - On loopback every frame passes twice, out and in: the outgoing copy is left out, by the kernel (Linux 4.20) or by the
   walker. On any other NIC what this host sends is kept: a mirror port sends nothing, and a host may record itself.
 - A stop first rejects every further frame, then lends what the ring holds: nothing that was taken is lost.
-- The NIC goes down: a warning, then it is waited for. The NIC is removed: what the ring holds is lent, then
-  UnavailableError ends the run, so that the supervisor starts it on the NIC that bears the name next.
+- The NIC goes down: a warning, then it is waited for.
+- The NIC is removed: what the ring holds is lent. Then UnavailableError ends the run, so that the supervisor starts it
+  on the NIC that bears the name next; or, where `returned` is set, such a NIC is waited for and the socket is bound to
+  it. `returned()` is called before a frame of it is lent: it is another NIC, and the guard has to have it too.
 """
 
 import contextlib
@@ -25,6 +27,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 
 from ...config.settings import SourceSettings
 from ..errors import ConfigurationError, NotPermittedError, OperatorError, UnavailableError, UsageError
@@ -77,10 +80,12 @@ class AfPacket:
     time received - dropped = frames lent.
 
     freezes: times that the ring was full. outages: times that the NIC went down. outgoing: loopback copies left out
-    here, and so not `received`.
+    here, and so not `received`. returned: called when the name has a NIC again; what it raises ends the run. None: a
+    NIC that was removed is not waited for.
     """
 
     live = True
+    returned: Callable[[], object] | None = None
 
     def __init__(self, settings: SourceSettings) -> None:
         self.iface = one_iface(settings)
@@ -94,6 +99,8 @@ class AfPacket:
         self._gone_since: float | None = None
         self._stop_by: float | None = None
         self._retire_seconds = settings.ring_timeout_ms / 1000
+        self._return_seconds = settings.return_timeout_seconds
+        self._promiscuous = settings.promiscuous
         self._block = Block(BLOCK_CAPACITY)
         self._block.interface = self.iface  # type: ignore[assignment]
         self._final: SourceStats | None = None
@@ -110,7 +117,12 @@ class AfPacket:
             raise
 
     def _open(self, settings: SourceSettings) -> None:
-        device = self._device_type()
+        if len(os.fsencode(self.iface)) > MAX_NAME_BYTES or "\0" in self.iface:
+            raise no_such_nic(self.iface)
+        try:
+            device = self._device = self._device_type()
+        except OSError as error:
+            raise cannot_open(self.iface, error) from None
         link = LINKTYPE_OF_DEVICE.get(device)
         if link is None:
             raise UnavailableError(
@@ -129,10 +141,7 @@ class AfPacket:
         self._ring = self._map_ring(block_bytes, block_count, settings.ring_timeout_ms)
         self._walker = RingWalker(self._ring, block_bytes, link, skip_outgoing)
         try:
-            if settings.promiscuous:
-                member = struct.pack("iHH8s", socket.if_nametoindex(self.iface), PACKET_MR_PROMISC, 0, b"")
-                self._socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, member)
-            self._socket.bind((self.iface, ETH_P_ALL))
+            self._bind()
         except OSError as error:
             raise cannot_open(self.iface, error) from None
         self._poll = select.poll()
@@ -140,12 +149,14 @@ class AfPacket:
         self._look_at_link()
 
     def _device_type(self) -> int:
-        if len(os.fsencode(self.iface)) > MAX_NAME_BYTES or "\0" in self.iface:
-            raise no_such_nic(self.iface)
-        try:
-            return int(struct.unpack_from("H", self._ioctl(SIOCGIFHWADDR, self.iface), 16)[0])
-        except OSError as error:
-            raise cannot_open(self.iface, error) from None
+        return int(struct.unpack_from("H", self._ioctl(SIOCGIFHWADDR, self.iface), 16)[0])
+
+    def _bind(self) -> None:
+        """To the NIC that has the name now. From here on the kernel fills the ring."""
+        if self._promiscuous:
+            member = struct.pack("iHH8s", socket.if_nametoindex(self.iface), PACKET_MR_PROMISC, 0, b"")
+            self._socket.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, member)
+        self._socket.bind((self.iface, ETH_P_ALL))
 
     def _ioctl(self, request: int, iface: str) -> bytes:
         return fcntl.ioctl(self._socket, request, struct.pack("16s24x", os.fsencode(iface)))
@@ -178,7 +189,7 @@ class AfPacket:
             if self._stop_by is not None and (now > self._stop_by or self._in_ring() == 0):
                 raise EndOfInput
             if self._gone_since is not None and now > self._gone_since + 2 * self._retire_seconds:
-                raise UnavailableError(f"{self.iface} was removed while it was captured; start again when it is back")
+                self._return(now - self._gone_since)
             if self._down:
                 self._look_at_link()
             wait_seconds = deadline - now
@@ -203,10 +214,28 @@ class AfPacket:
             self._gone_since = time.monotonic()
         if not up and not self._down:
             self.outages += 1
-            log.warning("%s is %s", self.iface, "down: waiting for it to come up" if name else "gone")
+            waiting = "" if self.returned is None else f": waiting {self._return_seconds:g} s for one of the same name"
+            log.warning("%s is %s", self.iface, "down: waiting for it to come up" if name else f"gone{waiting}")
         elif up and self._down:
             log.warning("%s is up", self.iface)
         self._down = not up
+
+    def _return(self, gone_seconds: float) -> None:
+        """Captures on the NIC that has the name now, if there is one yet."""
+        if self.returned is None or gone_seconds > self._return_seconds:
+            raise UnavailableError(f"{self.iface} was removed while it was captured; start again when it is back")
+        try:
+            if self._device_type() != self._device:
+                raise UnavailableError(f"{self.iface} was removed and is another kind of device now; start again")
+            self._bind()
+        except OSError as error:
+            if error.errno in (errno.ENODEV, errno.ENXIO):
+                return
+            raise cannot_open(self.iface, error) from None
+        self._gone_since = None
+        log.warning("%s is back, as another NIC of this name", self.iface)
+        self._look_at_link()
+        self.returned()
 
     def stop(self) -> None:
         """From here on the kernel takes no frame. It hands over the open ring block when that retires, which `read()`

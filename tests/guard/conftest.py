@@ -4,6 +4,8 @@ import ctypes
 import json
 import os
 import pathlib
+import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +47,19 @@ class Start:
         self.process.stdin.flush()
         assert self.process.stdout.readline() == "done\n"
 
+    def ask(self, word):
+        """What it answers to this line: a value of JSON."""
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        assert select.select([self.process.stdout], [], [], LIMIT)[0], "no answer"
+        answer = json.loads(self.process.stdout.readline())
+        assert self.process.stdout.readline() == "done\n"
+        return answer
+
+    def check(self, times=1):
+        """The answer of the last of so many self-checks: `lines`, `checks`, `repairs`, `faults`, or `lost`."""
+        return [self.ask("check") for _ in range(times)][-1]
+
     def kill(self):
         self.process.kill()
         self.process.wait(LIMIT)
@@ -74,6 +89,50 @@ def start():
     for process in started:
         process.kill()
         process.communicate()
+
+
+def die_with_parent():
+    """When the tests are killed, nothing of theirs is left. After a change of user, which undoes it."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+@pytest.fixture
+def child():
+    """Runs a function in a child, as this user, and keeps what it returns until the end of the test or `kill(pid)`:
+    `child(function, uid=0)` gives the pid."""
+    pids = []
+
+    def run(function, uid=0):
+        ready, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setgroups([])
+                os.setgid(uid)
+                os.setuid(uid)
+                die_with_parent()
+                kept = function()  # noqa: F841  (open files)
+                os.write(tell, b"x")
+                while True:
+                    signal.pause()
+            finally:
+                os._exit(1)
+        pids.append(pid)
+        os.close(tell)
+        assert os.read(ready, 1) == b"x"
+        os.close(ready)
+        return pid
+
+    def kill(pid):
+        pids.remove(pid)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    run.kill = kill
+    yield run
+    for pid in list(pids):
+        kill(pid)
 
 
 @pytest.fixture(scope="session")

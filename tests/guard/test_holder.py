@@ -5,10 +5,12 @@ import subprocess
 
 import pytest
 from http_capture.guard import AlreadyRunning, GuardError, refusal
-from http_capture.guard.holder import DENIED, Holder, Launcher, _alive, _span, own_launcher
+from http_capture.guard.holder import DENIED, ELSEWHERE, Holder, Launcher, _alive, _span, own_launcher
 from http_capture.guard.pidfile import boot_id, process_state
 
 SUPERVISED = b"HOME=/\0SUPERVISOR_ENABLED=1\0SUPERVISOR_PROCESS_NAME=http-capture\0"
+
+CONTAINER = b"0::/system.slice/docker-0123456789abcdef.scope\n"
 
 
 @pytest.mark.parametrize(
@@ -16,6 +18,14 @@ SUPERVISED = b"HOME=/\0SUPERVISOR_ENABLED=1\0SUPERVISOR_PROCESS_NAME=http-captur
     [
         (b"", b"", "by hand", None),
         (SUPERVISED, b"", "under supervisord (http-capture)", "supervisorctl stop http-capture"),
+        (SUPERVISED, CONTAINER, "under supervisord (http-capture)", "supervisorctl stop http-capture"),
+        (b"", CONTAINER, "under docker (0123456789ab)", "docker stop 0123456789ab"),
+        (b"", b"12:pids:/docker/" + b"a" * 64, "under docker (aaaaaaaaaaaa)", "docker stop aaaaaaaaaaaa"),
+        (b"", b"0::/machine.slice/libpod-" + b"b" * 64 + b".scope/container\n", "under podman (bbbbbbbbbbbb)",
+         "podman stop bbbbbbbbbbbb"),
+        (b"INVOCATION_ID=x\0", CONTAINER[:-1] + b"/system.slice/hc.service\n", "under systemd (hc.service)",
+         "systemctl stop hc.service"),
+        (b"", b"0::/docker/$(x)\n", "by hand", None),
         (
             SUPERVISED + b"SUPERVISOR_GROUP_NAME=span\0",
             b"",
@@ -100,7 +110,7 @@ def test_a_refusal_with_nothing_known():
         f"  holder: {DENIED}",
         "  held:   eth1 (interface)",
         "  this start: by hand. Nothing was captured, nothing was sent.",
-        "  to hand over: stop the holder where it runs, then start this one again",
+        "  to hand over: as root: http-capture verify, which shows it; then: http-capture",
     ]
 
 
@@ -121,6 +131,43 @@ http-capture: REFUSED (exit 75): already running on eth1.
   this start: under supervisord (http-capture). Nothing was captured, nothing was sent.
   to hand over: http-capture stop --pidfile /run/http-capture.pid && supervisorctl start http-capture"""
     )
+
+
+HAND_OVER = [
+    # holder: launcher, pid, its pidfile, other namespaces, stopped, uid; this start's uid; why in doubt -> what to type
+    (Launcher(), 42, "/run/a b", [], False, 0, 0, "", "http-capture stop --pidfile '/run/a b' && http-capture -x"),
+    (None, 42, "", [], False, 0, 0, "", "kill 42 && tail --pid=42 -f /dev/null && http-capture -x"),
+    (Launcher(), 42, "/run/a", [], False, 0, 0, "older", "kill 42 && tail --pid=42 -f /dev/null && http-capture -x"),
+    (Launcher(), 42, "/run/a", [], True, 0, 0, "",
+     "kill -CONT 42 && http-capture stop --pidfile /run/a && http-capture -x"),
+    (Launcher(), 42, "/run/a", [], False, 0, 1000, "",
+     "as root: http-capture stop --pidfile /run/a && http-capture -x"),
+    (Launcher(), 42, "/run/a", [], False, 1000, 1000, "", "http-capture stop --pidfile /run/a && http-capture -x"),
+    (Launcher("systemd", "hc.service"), 42, "/run/a", ["mount"], False, 0, 0, "",
+     "systemctl stop hc.service && http-capture -x"),
+    (Launcher("systemd", "hc.service"), 42, "/run/a", ["pid", "mount"], False, 0, 0, "",
+     "nsenter -t 42 -a systemctl stop hc.service && http-capture -x"),
+    (Launcher("docker", "0123456789ab"), 42, "", ["pid", "mount"], False, 0, 0, "",
+     "docker stop 0123456789ab && http-capture -x"),
+    (Launcher("systemd"), 42, "/run/a", [], False, 0, 0, "",
+     "stop it with systemctl (systemctl status shows its name), then: http-capture -x"),
+    (None, None, "/run/a", [], False, None, 0, "",
+     "in its container, or on its host: http-capture stop --pidfile /run/a; then here: http-capture -x"),
+    (None, None, "", [], False, None, 0, "",
+     "in its container, or on its host: stop it there; then here: http-capture -x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("launcher", "pid", "path", "namespaces", "stopped", "uid", "mine", "doubt", "text"), HAND_OVER
+)
+def test_what_to_type(monkeypatch, launcher, pid, path, namespaces, stopped, uid, mine, doubt, text):
+    holder = Holder(None, note="" if pid else ELSEWHERE)
+    holder.pid, holder.launcher, holder.pidfile, holder.uid = pid, launcher, path, uid
+    holder.namespaces, holder.stopped = namespaces, stopped
+    monkeypatch.setattr(os, "geteuid", lambda: mine)
+    error = AlreadyRunning(holder, ["x"], "/run/a", "eth1", ["eth1"], Launcher(), ["http-capture", "-x"], doubt)
+    assert f"  to hand over: {text}" in refusal(error).splitlines()
 
 
 def test_any_other_error_is_one_line():

@@ -108,33 +108,49 @@ def test_a_full_queue_neither_hangs_nor_frees(start, tmp_path):
     assert second.line("holder:").startswith(f"pid {holder.pid},")
 
 
+@pytest.fixture
+def squatter(child):
+    """Binds the name of eth1 as this user, and listens if told to: `squatter(uid, listening)` gives its pid."""
+
+    def squat(uid, listening):
+        def bind():
+            bound = socket.socket(socket.AF_UNIX)
+            bound.bind(address(socket.if_nametoindex("eth1")))
+            if listening:
+                bound.listen(1)
+            return bound
+
+        return child(bind, uid)
+
+    return squat
+
+
 @pytest.mark.parametrize("listening", [True, False])
-def test_a_squatter_is_refused_too(start, tmp_path, listening):
-    ready, tell = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-        bound = socket.socket(socket.AF_UNIX)
-        bound.bind(address(socket.if_nametoindex("eth1")))
-        if listening:
-            bound.listen(1)
-        os.write(tell, b"x")
-        os.read(os.pipe()[0], 1)
-        os._exit(0)
-    try:
-        os.read(ready, 1)
-        second = start(tmp_path / "pid", "eth1").wait()
-        # One that does not listen has no credentials: by another pidfile it might be ours.
-        assert second.exit_code == (73 if listening else 75)
-        assert f"pid {pid}," in second.error
-        assert (tmp_path / "pid").read_bytes() == b""
-        if listening:
-            assert second.error.count("\n") == 1
-            assert "another user's process has its lock" in second.error
-    finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-        os.close(ready)
-        os.close(tell)
+def test_a_squatter_of_another_user(start, tmp_path, squatter, listening):
+    pid = squatter(65534, listening)
+    second = start(tmp_path / "pid", "eth1").wait()
+    assert second.exit_code == 73
+    assert f"pid {pid}," in second.error
+    assert "another user's process has its lock" in second.error
+    assert second.error.count("\n") == 1
+    assert (tmp_path / "pid").read_bytes() == b""
+
+
+def test_a_squatter_that_does_not_listen_is_not_taken_for_a_copy(start, tmp_path, squatter):
+    pid = squatter(0, False)
+    second = start(tmp_path / "pid", "eth1").wait()
+    assert second.exit_code == 75
+    assert "already running, or blocked by another program, on eth1." in second.error
+    assert second.line("holder:").startswith(f"pid {pid},")
+    assert "does not listen there as an http-capture does" in second.line("note:")
+    assert second.line("note:").endswith(f"ps -fp {pid}")
+    assert second.line("to hand over:").startswith(f"kill {pid} && ")
+
+
+def test_a_squatter_that_cannot_be_looked_into(start, open_folder, squatter):
+    squatter(0, False)
+    second = start(open_folder / "pid", "eth1", "--uid", 65534).wait()
+    assert second.exit_code == 75
+    assert "may not be looked into" in second.line("holder:")
+    assert second.line("note:").endswith("ss -xap, as root")
+    assert second.line("to hand over:").startswith("as root: http-capture verify")

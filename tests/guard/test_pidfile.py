@@ -12,7 +12,7 @@ import time
 import pytest
 from http_capture.guard import GuardError
 from http_capture.guard import pidfile as module
-from http_capture.guard.pidfile import Held, Pidfile, one_line, parse, quote
+from http_capture.guard.pidfile import Held, Pidfile, one_line, parse, query, quote
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_what_is_no_pidfile_is_refused(start, path, make, reason):
     assert tree(path.parent) == before
 
 
-@pytest.mark.parametrize("make", [os.mkfifo, link, device])
+@pytest.mark.parametrize("make", [make for make, _ in REFUSED], ids=[reason for _, reason in REFUSED])
 def test_refusing_does_not_wait(path, make):
     make(path)
     began = time.monotonic()
@@ -201,13 +201,13 @@ def test_a_full_disk(start, root, path, options, fill):
 
 @pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
 def test_a_network_file_system_is_refused(path, monkeypatch, kind):
-    monkeypatch.setattr(module, "_file_system", lambda fd: (kind, "0:45", 7))
+    monkeypatch.setattr(module, "_file_system", lambda fd, status: (kind, b"00:2d:7"))
     with pytest.raises(GuardError, match=rf"network file system \({kind}\)"):
         Pidfile.take(str(path))
 
 
 def test_a_file_system_that_cannot_be_seen_is_refused(path, monkeypatch):
-    monkeypatch.setattr(module, "_file_system", lambda fd: ("", "", 0))
+    monkeypatch.setattr(module, "_file_system", lambda fd, status: ("", b"00:2d:7"))
     monkeypatch.setattr(module.os, "major", lambda device: 0)
     with pytest.raises(GuardError, match="cannot be seen"):
         Pidfile.take(str(path))
@@ -218,10 +218,10 @@ def test_the_file_system_of_a_file(path):
     with open("/proc/self/mountinfo") as mounts:
         kinds = {line.split(" - ")[1].split()[0] for line in mounts}
     with open(path) as file:
-        kind, device, inode = module._file_system(file.fileno())
+        status = os.fstat(file.fileno())
+        kind, inode = module._file_system(file.fileno(), status)
         assert kind in kinds
-        assert inode == os.fstat(file.fileno()).st_ino
-        assert device.count(":") == 1
+        assert inode.endswith(b":%d" % status.st_ino)
 
 
 def test_the_second_is_held_off(path):
@@ -229,11 +229,69 @@ def test_the_second_is_held_off(path):
         write(first)
         with pytest.raises(Held) as held:
             Pidfile.take(str(path))
-        assert held.value.identity["pid"] == str(os.getpid())
-        assert held.value.blocker == -1
-        assert held.value.inode == first.inode
+        there = held.value.query
+        assert there.identity["pid"] == str(os.getpid())
+        assert (there.locked, there.first, there.ofd, there.blocker) == (True, True, True, os.getpid())
         with open("/proc/locks", "rb") as locks:
-            assert any(first.inode in line and b"OFDLCK" in line for line in locks)
+            assert any(there.inode in line and b"OFDLCK" in line for line in locks)
+
+
+def test_a_query_touches_nothing(path, start):
+    assert query(str(path)) is None
+    path.write_text("12\n")
+    path.chmod(0o644)
+    there = query(str(path))
+    assert (there.locked, there.first, there.ofd, there.blocker) == (False, False, False, -1)
+    assert there.identity == {"pid": "12"}
+    holder = start(path).wait()
+    before = path.stat()
+    there = query(str(path))
+    assert (there.locked, there.first, there.ofd, there.blocker) == (True, True, True, holder.pid)
+    after = path.stat()
+    assert (after.st_mtime_ns, after.st_ctime_ns, after.st_size) == (
+        before.st_mtime_ns, before.st_ctime_ns, before.st_size,
+    )  # fmt: skip
+    holder.kill()
+    assert not query(str(path)).locked
+    assert query(str(path)).identity["pid"] == str(holder.pid)
+
+
+@pytest.mark.root
+def test_a_query_needs_to_read_only(start, root, open_folder, child):
+    path = open_folder / "http-capture.pid"
+    holder = start(path).wait()
+    path.chmod(0o644)
+
+    def ask():
+        assert query(str(path)).blocker == holder.pid
+
+    child(ask, uid=65534)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, link, device, os.mkdir])
+def test_a_query_of_what_is_no_pidfile(path, make):
+    make(path)
+    with pytest.raises(GuardError, match="not a regular file"):
+        query(str(path))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("first", "length"), [(0, 1), (0, 0), (1, 0), (5, 1)])
+def test_a_posix_lock_of_another_process_refuses_and_is_named(path, child, root, first, length):
+    """On byte 0, on the rest, on both: the first remedy locks all, another program what it likes."""
+    path.touch(0o600)
+
+    def lock():
+        fcntl.lockf(os.open(path, os.O_RDWR), fcntl.LOCK_EX, length, first)
+
+    pid = child(lock)
+    with pytest.raises(Held) as held:
+        Pidfile.take(str(path))
+    for there in (held.value.query, query(str(path))):
+        assert (there.locked, there.first, there.ofd, there.blocker) == (True, first == 0, False, pid)
+    child.kill(pid)
+    with taken(path):
+        pass
 
 
 def test_the_lock_outlives_other_descriptors_of_the_file(path):
@@ -282,6 +340,15 @@ def test_a_file_that_is_replaced_for_ever(path, monkeypatch):
     replacing(monkeypatch, path, 1000, True)
     with pytest.raises(GuardError, match="again and again"):
         Pidfile.take(str(path))
+
+
+@pytest.mark.parametrize(("mode", "left"), [(0o644, 0o600), (0o400, 0o400), (0o600, 0o600)])
+def test_a_file_that_others_can_read_is_theirs_no_more(path, mode, left):
+    """Who can open it can lock it, and so block each start."""
+    path.touch(mode)
+    path.chmod(mode)
+    Pidfile.take(str(path)).close()
+    assert stat.S_IMODE(path.stat().st_mode) == left
 
 
 def test_opening_does_not_truncate(path):
