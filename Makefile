@@ -110,7 +110,7 @@ $(KAFKA_LIB)/fetched: tests/kafka/pom.xml
 
 test-broker: .venv-wheel/installed $(KAFKA_LIB)/fetched
 	@echo '== tests against a real broker'
-	@$(PYTEST_COMPILED) -m broker $(ARGS) $(CURDIR)/tests/kafka
+	@$(PYTEST_COMPILED) -m broker $(ARGS) $(CURDIR)/tests/kafka $(CURDIR)/tests/incident
 
 bench: .venv-wheel/installed
 	@.venv-wheel/bin/python tests/bench/bench.py $(ARGS)

@@ -101,7 +101,7 @@ def namespace() -> Iterator[str]:
 
 @contextlib.contextmanager
 def inside(name: str) -> Iterator[None]:
-    """This thread is in that namespace; sockets opened and processes started here stay in it."""
+    """This thread is in that namespace, by name or path; sockets opened and processes started here stay in it."""
     libc = ctypes.CDLL(None, use_errno=True)
 
     def enter(descriptor: int) -> None:
@@ -110,7 +110,7 @@ def inside(name: str) -> Iterator[None]:
 
     before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
     try:
-        there = os.open(f"/run/netns/{name}", os.O_RDONLY)
+        there = os.open(os.path.join("/run/netns", name), os.O_RDONLY)
         try:
             enter(there)
         finally:

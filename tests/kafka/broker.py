@@ -102,8 +102,9 @@ class RealBroker:
     def __enter__(self) -> "RealBroker":
         try:
             cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            cluster_id = f"--cluster-id={cluster}"  # one in 64 begins with a hyphen
             formatted = subprocess.run(
-                self._java("256m", "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties)),
+                self._java("256m", "kafka.tools.StorageTool", "format", cluster_id, "-c", str(self._properties)),
                 capture_output=True,
                 text=True,
                 timeout=START_SECONDS,
