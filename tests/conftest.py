@@ -1,11 +1,26 @@
 """The real command, as the tests start it: in a process of its own, without the settings of whoever runs the tests."""
 
+import os
 import subprocess
 
 import pytest
+import undertaker
 from command import COMMAND, environment
 
 TIMEOUT_SECONDS = 60
+MARK = pytest.StashKey[str]()
+
+
+def pytest_configure(config):
+    if not config.option.collectonly and hasattr(os, "pidfd_open"):
+        config.stash[MARK] = undertaker.mark()
+        undertaker.employ(config.stash[MARK])
+
+
+def pytest_sessionfinish(session):
+    if MARK in session.config.stash and (left := undertaker.left(session.config.stash[MARK])):
+        print("\nthe tests have left processes behind:", *left.items(), sep="\n  ")
+        session.exitstatus = 1
 
 
 @pytest.fixture
