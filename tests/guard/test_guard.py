@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pathlib
 import re
 import resource
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 
 import pytest
+from command import COMMAND, environment
 from http_capture import guard
 
 pytestmark = pytest.mark.root
@@ -82,13 +84,19 @@ def test_a_refused_start_keeps_nothing_open_and_imports_little(start, pidfile, n
 
 
 def test_a_refusal_opens_no_packet_socket_and_no_connection(start, pidfile, nic, tmp_path):
+    """The program itself, with a broker to connect to."""
     assert start(pidfile, nic).wait().held
     trace = tmp_path / "trace"
+    program = [*COMMAND, "--iface", nic, "--pidfile", str(pidfile), "--brokers", "127.0.0.1:9092"]
     try:
-        refused = start(pidfile, nic, under=["strace", "-f", "-e", "trace=socket,connect", "-o", str(trace)]).wait()
+        refused = subprocess.run(
+            ["strace", "-f", "-e", "trace=socket,connect,execve", "-o", str(trace), *program],
+            env=environment(PYTHONPATH=str(pathlib.Path(guard.__file__).parents[2])), capture_output=True, timeout=60,
+            check=False,
+        )  # fmt: skip
     except FileNotFoundError:
         pytest.skip("needs strace")
-    assert refused.exit_code == 75
+    assert refused.returncode == 75, refused.stderr
     calls = trace.read_text()
     assert "AF_UNIX" in calls
     assert "AF_PACKET" not in calls
