@@ -17,15 +17,16 @@ PYTEST_COMPILED = mkdir -p build/compiled && cd build/compiled && \
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint test-uncompiled test-compiled wheel bench kafka-jars test-broker clean python
+.PHONY: help venv demo test lint test-uncompiled mutations test-compiled wheel bench kafka-jars test-broker clean python
 
 help:
 	@echo 'make demo          a demonstration that needs no network card, no Kafka and no root'
 	@echo 'make venv          .venv: this tree, uncompiled, with what the tests need'
-	@echo 'make test          everything: lint, tests on the plain package, wheel, tests on the compiled one'
+	@echo 'make test          everything: lint, tests on the plain package, mutations, wheel, tests on the compiled one'
 	@echo 'make lint          ruff and mypy'
 	@echo 'make test-uncompiled, make test-compiled'
 	@echo '                   one of the two runs; ARGS="-k name" goes to pytest'
+	@echo 'make mutations     takes each step of the guard out and expects a test to fail (needs root); ARGS="--list" shows them'
 	@echo 'make wheel         dist/: source archive, and from it the compiled wheel; .venv-wheel has it installed'
 	@echo 'make bench         speed against tcpdump on generated captures; ARGS="--peers" adds the others'
 	@echo 'make test-broker   tests against a real Apache Kafka (needs java and mvn)'
@@ -82,7 +83,7 @@ wheel: .venv-wheel/installed
 demo: .venv/installed
 	@.venv/bin/http-capture demo
 
-test: lint test-uncompiled test-compiled
+test: lint test-uncompiled mutations test-compiled
 
 lint: .venv/installed-test build/named/http_capture
 	@echo '== ruff'
@@ -95,6 +96,12 @@ test-uncompiled: .venv/installed-test
 	@echo '== tests, uncompiled'
 	@find $(PACKAGES) -name '*.so' -delete
 	@HTTP_CAPTURE_TESTED=uncompiled .venv/bin/pytest -m 'not broker' $(ARGS)
+
+# 77: it cannot run here, and has said why. That is no error for a user who is not root, and one in CI.
+mutations: .venv/installed-test
+	@echo '== mutations of the guard'
+	@.venv/bin/python tests/guard/mutations.py $(if $(filter mutations,$(MAKECMDGOALS)),$(ARGS)) || \
+		{ code=$$?; [ $$code = 77 ] && [ -z "$$CI" ] || exit $$code; }
 
 test-compiled: .venv-wheel/installed
 	@echo '== tests, compiled wheel'

@@ -161,7 +161,9 @@ def _wait(status: Status, process: int, deadline: float, uptime: int) -> tuple[b
     while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
         now = look(status.path, watched)
         holder = now.holder
-        if holder is None or (holder.pid and _start(holder.pid) >= uptime):
+        # A child that was forked in the same tick is no copy; it has the locks and has not written the text.
+        named = holder is not None and now.identity.get("pid") == str(holder.pid)
+        if holder is None or (holder.pid and (_start(holder.pid) > uptime or named)):
             return True, holder
         if time.monotonic() >= deadline:
             break
