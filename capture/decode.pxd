@@ -22,9 +22,23 @@ cdef class Decoder:
     cdef public long long fragment_id, fragment_offset
     cdef public bint fragment_more
     cdef public Py_ssize_t fragment_start, fragment_end
+    cdef int layers
 
     cpdef int decode(self, Block block, Py_ssize_t index) except? -1
     cpdef int decode_datagram(self, bytes payload) except? -1
+    cdef int _link(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured, long long link) except? -1
+    cdef int _ethernet(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _by_ethertype(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured, int ethertype) except? -1
+    cdef int _tag(self, int vlan) except? -1
+    cdef int _llc(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _mpls(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _pppoe(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _ppp(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _cisco_hdlc(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _cooked(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured, int device, int protocol) except? -1
+    cdef int _radio(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured, long long link) except? -1
+    cdef int _wifi(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _nflog(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end) except? -1
     cdef int _network(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
     cdef int _ipv4(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
     cdef int _ipv6(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1

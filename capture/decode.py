@@ -1,7 +1,12 @@
 """A frame becomes a TCP segment, an IP fragment, or a drop with its reason.
 
-Total: any bytes give one of the three, never an exception. Links (Ethernet with VLAN tags, Linux cooked, BSD null, raw
-IP), then IPv4 or IPv6 with its extension headers, then TCP. Tunnels are taken apart in `_transport`, by IP protocol.
+Total: any bytes give one of the three, never an exception. Links, then IPv4 or IPv6 with its extension headers, then
+TCP. Tunnels are taken apart in `_transport`, by IP protocol.
+
+Links: Ethernet (VLAN tags, ISL, LLC/SNAP, MPLS with IP or an Ethernet pseudowire, PPPoE), Linux cooked, BSD null, raw
+IP, PPP, Cisco HDLC, NFLOG, and 802.11 data frames, plain or behind radiotap, Prism or AVS. Of 802.11, what needs a key
+(`encrypted`) or more than one frame or segment at a time (fragments, A-MSDU: `link_unsupported`) is a drop. Plain
+Ethernet with IP is read in `decode` itself; all else starts in `_link` or `_ethernet`.
 
 Lengths come from the IP header, never from the frame: Ethernet pads short frames, and a snap length cuts long ones.
 """
@@ -30,6 +35,8 @@ DROPS = (
     "tcp_malformed",
     "fragment_truncated",
     "fragment_unfinished",  # counted by whoever reassembles: the datagram never became whole
+    "link_malformed",
+    "encrypted",
 )
 _LINK_UNSUPPORTED = cython.declare(cython.int, 2)
 _LINK_TRUNCATED = cython.declare(cython.int, 3)
@@ -40,6 +47,8 @@ _NOT_TCP = cython.declare(cython.int, 7)
 _TCP_TRUNCATED = cython.declare(cython.int, 8)
 _TCP_MALFORMED = cython.declare(cython.int, 9)
 _FRAGMENT_TRUNCATED = cython.declare(cython.int, 10)
+_LINK_MALFORMED = cython.declare(cython.int, 12)
+_ENCRYPTED = cython.declare(cython.int, 13)
 
 FIN = 0x01
 SYN = 0x02
@@ -47,6 +56,9 @@ RST = 0x04
 ACK = 0x10
 
 _MAX_VLAN_TAGS = cython.declare(cython.int, 8)
+_MAX_LABELS = cython.declare(cython.int, 16)
+_MAX_LAYERS = cython.declare(cython.int, 8)  # frames inside frames: Ethernet headers and ethertypes
+_MAX_ATTRIBUTES = cython.declare(cython.int, 64)  # of NFLOG
 _MAX_EXTENSION_HEADERS = cython.declare(cython.int, 16)
 
 
@@ -75,13 +87,56 @@ def _u64(buffer: Buffer, at: cython.Py_ssize_t) -> cython.ulonglong:
     return (high << 32) | low
 
 
+@cython.cfunc
+@cython.exceptval(check=False)
+def _carried(ethertype: cython.int) -> cython.bint:
+    """Whether it is one that `_by_ethertype` reads on."""
+    return ethertype in (0x0800, 0x86DD, 0x8100, 0x88A8, 0x9100, 0x8847, 0x8848, 0x8864)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _is_ip(
+    buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, uncaptured: cython.longlong
+) -> cython.bint:
+    """Whether IP begins here: by the first nibble (RFC 4928), which an Ethernet address may have too (RFC 8469).
+
+    Where an ethertype is in its place, the IP length decides: it is not more than what was on the wire."""
+    version: cython.int
+    if start >= end:
+        return False
+    version = buffer.octets[start] >> 4
+    if version != 4 and version != 6:
+        return False
+    if end - start < 14 or not _carried(_u16(buffer, start + 12)):
+        return True
+    if version == 4:
+        return buffer.octets[start] & 0x0F >= 5 and _u16(buffer, start + 2) <= end - start + uncaptured
+    return 40 + _u16(buffer, start + 4) <= end - start + uncaptured
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _damaged(buffer: Buffer, start: cython.Py_ssize_t, size: cython.Py_ssize_t) -> cython.bint:
+    """Whether a radiotap header says that the frame's check sequence is wrong: nobody takes it, it is sent again."""
+    at: cython.Py_ssize_t = 4
+    if not buffer.octets[start + 4] & 2:  # no flags
+        return False
+    while buffer.octets[start + at + 3] & 0x80 and at + 8 <= size:  # another word of presence bits
+        at += 4
+    at += 4
+    if buffer.octets[start + 4] & 1:  # a time, aligned like all fields
+        at = ((at + 7) & ~7) + 8
+    return at < size and buffer.octets[start + at] & 0x40 != 0
+
+
 @cython.cclass
 class Segment:
     """One TCP segment, as it lies in a buffer. One object is used again for every frame.
 
     Addresses are 128-bit numbers in two halves (an IPv4 address is the low half). `payload_start:payload_end` are the
     captured bytes in `buffer`; `payload_length` is the length that the headers state, which is more where the frame
-    was cut. `vlan` and `inner_vlan` are VLAN ids, or -1.
+    was cut. `vlan` and `inner_vlan` are the two outermost VLAN ids, or -1.
     """
 
     def __init__(self) -> None:
@@ -113,6 +168,7 @@ class Decoder:
         self.fragment_id = self.fragment_offset = 0
         self.fragment_more = False
         self.fragment_start = self.fragment_end = 0
+        self.layers = 0
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -124,65 +180,22 @@ class Decoder:
         end: cython.Py_ssize_t = start + block.captured[index]
         uncaptured: cython.longlong = block.wire[index] - block.captured[index]
         link: cython.longlong = block.links[index]
-        ethertype: cython.int = -1
-        tags: cython.int = 0
+        ethertype: cython.int
         result: cython.int
         segment.buffer = buffer
         segment.timestamp_ns = block.timestamps_ns[index]
         segment.vlan = -1
         segment.inner_vlan = -1
-        if link == 1:  # Ethernet
-            if end - start < 14:
-                result = _LINK_TRUNCATED
+        if link == 1 and end - start >= 14:
+            ethertype = _u16(buffer, start + 12)
+            if ethertype == 0x0800 or ethertype == 0x86DD:
+                result = self._network(buffer, start + 14, end, uncaptured)
             else:
-                ethertype = _u16(buffer, start + 12)
-                start += 14
-                result = 0
-        elif link == 113:  # LINKTYPE_LINUX_SLL
-            if end - start < 16:
-                result = _LINK_TRUNCATED
-            else:
-                ethertype = _u16(buffer, start + 14)
-                start += 16
-                result = 0
-        elif link == 276:  # LINKTYPE_LINUX_SLL2
-            if end - start < 20:
-                result = _LINK_TRUNCATED
-            else:
-                ethertype = _u16(buffer, start)
-                start += 20
-                result = 0
-        elif link == 101 or link == 12 or link == 14 or link == 228 or link == 229:  # raw IP
-            result = 0
-        elif link == 0 or link == 108:  # BSD null (the capturing host's byte order) and loop: address family first
-            if end - start < 4:
-                result = _LINK_TRUNCATED
-            else:
-                # 2 is IPv4; IPv6 is 10, 23, 24, 28 or 30, by system. One of the outer bytes has it.
-                tags = buffer.octets[start] | buffer.octets[start + 3]
-                result = 0 if tags in (2, 10, 23, 24, 28, 30) else _NOT_IP
-                tags = 0
-                start += 4
+                self.layers = 0
+                result = self._ethernet(buffer, start, end, uncaptured)
         else:
-            result = _LINK_UNSUPPORTED
-        if result == 0 and ethertype >= 0:
-            while ethertype == 0x8100 or ethertype == 0x88A8 or ethertype == 0x9100:  # IEEE 802.1Q, 802.1ad, QinQ
-                if end - start < 4:
-                    result = _LINK_TRUNCATED
-                    break
-                if tags == 0:
-                    segment.vlan = _u16(buffer, start) & 0x0FFF
-                elif tags == 1:
-                    segment.inner_vlan = _u16(buffer, start) & 0x0FFF
-                ethertype = _u16(buffer, start + 2)
-                start += 4
-                tags += 1
-                if tags > _MAX_VLAN_TAGS:
-                    break
-            if result == 0 and ethertype != 0x0800 and ethertype != 0x86DD:
-                result = _NOT_IP
-        if result == 0:
-            result = self._network(buffer, start, end, uncaptured)
+            self.layers = 0
+            result = self._link(buffer, start, end, uncaptured, link)
         if result == 0:
             self.segments += 1
         elif result == 1:
@@ -221,6 +234,328 @@ class Decoder:
     def fragment_payload(self) -> bytes:
         """A copy of the bytes of the last FRAGMENT."""
         return bytes(self.segment.buffer.view[self.fragment_start : self.fragment_end])
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _link(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        uncaptured: cython.longlong, link: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        """By link type: the LINKTYPE_ registry of IANA."""
+        family: cython.int
+        if link == 1:
+            return self._ethernet(buffer, start, end, uncaptured)
+        if link == 101 or link == 12 or link == 14 or link == 228 or link == 229:  # raw IP
+            return self._network(buffer, start, end, uncaptured)
+        if link == 113:  # LINUX_SLL
+            if end - start < 16:
+                return _LINK_TRUNCATED
+            return self._cooked(buffer, start + 16, end, uncaptured, _u16(buffer, start + 2), _u16(buffer, start + 14))
+        if link == 276:  # LINUX_SLL2
+            if end - start < 20:
+                return _LINK_TRUNCATED
+            return self._cooked(buffer, start + 20, end, uncaptured, _u16(buffer, start + 8), _u16(buffer, start))
+        if link == 0 or link == 108:  # BSD null (the capturing host's byte order) and loop: address family first
+            if end - start < 4:
+                return _LINK_TRUNCATED
+            # 2 is IPv4; IPv6 is 10, 23, 24, 28 or 30, by system. One of the outer bytes has it.
+            family = buffer.octets[start] | buffer.octets[start + 3]
+            if family not in (2, 10, 23, 24, 28, 30):
+                return _NOT_IP
+            return self._network(buffer, start + 4, end, uncaptured)
+        if link == 105:  # IEEE802_11
+            return self._wifi(buffer, start, end, uncaptured)
+        if link == 127 or link == 119 or link == 163:  # IEEE802_11_RADIOTAP, _PRISM, _AVS
+            return self._radio(buffer, start, end, uncaptured, link)
+        if link == 9 or link == 50:  # PPP, PPP_HDLC
+            if link == 50 and end > start and buffer.octets[start] & 0x7F == 0x0F:
+                return self._cisco_hdlc(buffer, start, end, uncaptured)
+            return self._ppp(buffer, start, end, uncaptured)
+        if link == 51:  # PPP_ETHER
+            return self._pppoe(buffer, start, end, uncaptured)
+        if link == 104:  # C_HDLC
+            return self._cisco_hdlc(buffer, start, end, uncaptured)
+        if link == 239:  # NFLOG
+            return self._nflog(buffer, start, end)
+        return _LINK_UNSUPPORTED
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _ethernet(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        uncaptured: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        """IEEE 802.3 section 3.2, and ISL (Cisco), which puts 26 bytes before a whole frame."""
+        self.layers += 1
+        if self.layers > _MAX_LAYERS:
+            return _LINK_UNSUPPORTED
+        if end - start < 14:
+            return _LINK_TRUNCATED
+        # ISL is known by the first 40 bits of the destination: 01-00-0c-00-00 or 03-00-0c-00-00.
+        if (buffer.octets[start] | 2) == 3 and _u32(buffer, start + 1) == 0x000C0000:
+            if end - start < 26:
+                return _LINK_TRUNCATED
+            if buffer.octets[start + 5] >> 4:  # token ring, FDDI or ATM
+                return _LINK_UNSUPPORTED
+            self._tag((_u16(buffer, start + 20) >> 1) & 0x0FFF)
+            return self._ethernet(buffer, start + 26, end, uncaptured)
+        return self._by_ethertype(buffer, start + 14, end, uncaptured, _u16(buffer, start + 12))
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _by_ethertype(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        uncaptured: cython.longlong, ethertype: cython.int,
+    ) -> cython.int:  # fmt: skip
+        tags: cython.int = 0
+        self.layers += 1
+        if self.layers > _MAX_LAYERS:
+            return _LINK_UNSUPPORTED
+        while ethertype == 0x8100 or ethertype == 0x88A8 or ethertype == 0x9100:  # IEEE 802.1Q, 802.1ad, QinQ
+            if end - start < 4:
+                return _LINK_TRUNCATED
+            self._tag(_u16(buffer, start) & 0x0FFF)
+            ethertype = _u16(buffer, start + 2)
+            start += 4
+            tags += 1
+            if tags > _MAX_VLAN_TAGS:
+                break
+        if ethertype == 0x0800 or ethertype == 0x86DD:
+            return self._network(buffer, start, end, uncaptured)
+        if ethertype < 1536:  # a length: IEEE 802.3 section 3.2.6
+            return self._llc(buffer, start, end, uncaptured)
+        if ethertype == 0x8847 or ethertype == 0x8848:
+            return self._mpls(buffer, start, end, uncaptured)
+        if ethertype == 0x8864:
+            return self._pppoe(buffer, start, end, uncaptured)
+        return _NOT_IP
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _tag(self, vlan: cython.int) -> cython.int:
+        """Keeps the two outermost VLAN ids."""
+        segment: Segment = self.segment
+        if segment.vlan < 0:
+            segment.vlan = vlan
+        elif segment.inner_vlan < 0:
+            segment.inner_vlan = vlan
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _llc(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        uncaptured: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        """IEEE 802.2: SNAP (RFC 1042; 00-00-F8 is IEEE 802.1H), or the service access point of IP."""
+        if end - start < 3:
+            return _LINK_TRUNCATED
+        if buffer.octets[start + 2] != 3:  # unnumbered information
+            return _NOT_IP
+        if _u16(buffer, start) == 0x0606:
+            return self._network(buffer, start + 3, end, uncaptured)
+        if _u16(buffer, start) != 0xAAAA:
+            return _NOT_IP
+        if end - start < 8:
+            return _LINK_TRUNCATED
+        if _u16(buffer, start + 3) == 0 and (buffer.octets[start + 5] == 0 or buffer.octets[start + 5] == 0xF8):
+            return self._by_ethertype(buffer, start + 8, end, uncaptured, _u16(buffer, start + 6))
+        return _NOT_IP
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _mpls(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        uncaptured: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        """RFC 3032. Nothing says what the labels carry: IP, or else an Ethernet pseudowire (RFC 4448)."""
+        labels: cython.int = 0
+        while True:
+            if end - start < 4:
+                return _LINK_TRUNCATED
+            start += 4
+            if buffer.octets[start - 2] & 1:  # bottom of the stack
+                break
+            labels += 1
+            if labels >= _MAX_LABELS:
+                return _LINK_UNSUPPORTED
+        if _is_ip(buffer, start, end, uncaptured):
+            return self._network(buffer, start, end, uncaptured)
+        # A control word begins with 16 zero bits (RFC 4448 section 4.6). So does many an address: see what follows it.
+        if end - start >= 18 and _u16(buffer, start) == 0:
+            if _carried(_u16(buffer, start + 16)) or not _carried(_u16(buffer, start + 12)):
+                start += 4
+        return self._ethernet(buffer, start, end, uncaptured)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _pppoe(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        uncaptured: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        """RFC 2516 section 4: a session frame has version 1, type 1 and code 0."""
+        if end - start < 6:
+            return _LINK_TRUNCATED
+        if _u16(buffer, start) != 0x1100:
+            return _NOT_IP
+        return self._ppp(buffer, start + 6, end, uncaptured)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _ppp(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        uncaptured: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        """The address and control fields (RFC 1662 section 3.1), where present; then the protocol (RFC 1661 section 2).
+
+        An odd first octet is a protocol of one octet (RFC 1661 section 6.5)."""
+        protocol: cython.int
+        if end - start >= 2 and _u16(buffer, start) == 0xFF03:
+            start += 2
+        if end - start < 1:
+            return _LINK_TRUNCATED
+        protocol = buffer.octets[start]
+        start += 1
+        if not protocol & 1:
+            if end - start < 1:
+                return _LINK_TRUNCATED
+            protocol = (protocol << 8) | buffer.octets[start]
+            start += 1
+        if protocol == 0x0021 or protocol == 0x0057:
+            return self._network(buffer, start, end, uncaptured)
+        if protocol == 0x0281 or protocol == 0x0283:  # RFC 3032 section 4.3
+            return self._mpls(buffer, start, end, uncaptured)
+        return _NOT_IP
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _cisco_hdlc(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        uncaptured: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        """RFC 1547 section 4.3.1: address, control, ethertype."""
+        if end - start < 4:
+            return _LINK_TRUNCATED
+        return self._by_ethertype(buffer, start + 4, end, uncaptured, _u16(buffer, start + 2))
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _cooked(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        uncaptured: cython.longlong, device: cython.int, protocol: cython.int,
+    ) -> cython.int:  # fmt: skip
+        """What follows a Linux cooked header: by the device (ARPHRD_), then by the protocol (ETH_P_)."""
+        if device == 803:  # ARPHRD_IEEE80211_RADIOTAP
+            return self._radio(buffer, start, end, uncaptured, 127)
+        if protocol < 1536 and protocol != 4:  # not an ethertype; 4 is ETH_P_802_2
+            return _NOT_IP
+        return self._by_ethertype(buffer, start, end, uncaptured, protocol)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _radio(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        uncaptured: cython.longlong, link: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        """What a radio says of a frame, which is passed over by its length; then the 802.11 frame."""
+        size: cython.longlong
+        if end - start < 8:
+            return _LINK_TRUNCATED
+        if link == 127:  # radiotap: version, padding, length (little endian), presence bits
+            if buffer.octets[start]:
+                return _LINK_UNSUPPORTED
+            size = buffer.octets[start + 2] | (buffer.octets[start + 3] << 8)
+        else:  # Prism and AVS: four bytes, then the length in four, in either byte order
+            size = _u32(buffer, start + 4)
+            if size > 0xFFFF:
+                size = buffer.octets[start + 4] | (buffer.octets[start + 5] << 8)
+        if size < 8:
+            return _LINK_MALFORMED
+        if end - start < size:
+            return _LINK_TRUNCATED
+        if link == 127 and _damaged(buffer, start, size):
+            return _LINK_MALFORMED
+        return self._wifi(buffer, start + size, end, uncaptured)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _wifi(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        uncaptured: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        """IEEE 802.11-2020 section 9.3.2.1: data frames, whose header is 24 to 36 bytes."""
+        kind: cython.int
+        flags: cython.int
+        size: cython.int = 24
+        if end - start < 2:
+            return _LINK_TRUNCATED
+        kind = buffer.octets[start]
+        flags = buffer.octets[start + 1]
+        if kind & 0x4F != 0x08:  # version 0, type data, subtype with data
+            return _NOT_IP
+        if flags & 0x40:
+            return _ENCRYPTED
+        if flags & 0x03 == 0x03:  # from and to a distribution system: a fourth address
+            size += 6
+        if kind & 0x80:  # QoS
+            size += 2
+        if end - start < size:
+            return _LINK_TRUNCATED
+        if flags & 0x04 or buffer.octets[start + 22] & 0x0F:  # more fragments follow, or this is not the first
+            return _LINK_UNSUPPORTED
+        if kind & 0x80:
+            if buffer.octets[start + size - 2] & 0x80:  # several packets in one frame: A-MSDU
+                return _LINK_UNSUPPORTED
+            if flags & 0x80:  # the HT control field
+                size += 4
+        start += size
+        # Some radios fill the header up to a multiple of four, which not every capture says.
+        if size & 3 and end - start >= 5:
+            if _u16(buffer, start) != 0xAAAA and _u16(buffer, start + 2) == 0xAAAA and buffer.octets[start + 4] == 3:
+                start += 2
+        return self._llc(buffer, start, end, uncaptured)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _nflog(self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+        """LINKTYPE_NFLOG: family, version, resource; then attributes, of which type 9 is the packet.
+
+        An attribute is length (with these four bytes), type, value, padding to a multiple of four. Both numbers are in
+        the file's byte order; the first type tells it, as types are below 256."""
+        size: cython.Py_ssize_t
+        kind: cython.int
+        big: cython.bint
+        attributes: cython.int = 0
+        if end - start < 8:
+            return _LINK_TRUNCATED
+        if buffer.octets[start + 1]:
+            return _LINK_UNSUPPORTED
+        start += 4
+        big = buffer.octets[start + 2] == 0
+        while end - start >= 4:
+            if big:
+                size = _u16(buffer, start)
+                kind = _u16(buffer, start + 2)
+            else:
+                size = buffer.octets[start] | (buffer.octets[start + 1] << 8)
+                kind = buffer.octets[start + 2] | (buffer.octets[start + 3] << 8)
+            if size < 4:
+                return _LINK_MALFORMED
+            if kind == 9:
+                size -= 4
+                start += 4
+                if size == 0 or start >= end:
+                    return _IP_TRUNCATED
+                if buffer.octets[start] >> 4 not in (4, 6):
+                    return _NOT_IP
+                if end - start >= size:
+                    return self._network(buffer, start, start + size, 0)
+                return self._network(buffer, start, end, size - (end - start))
+            start += (size + 3) & ~3
+            attributes += 1
+            if attributes >= _MAX_ATTRIBUTES:
+                return _LINK_UNSUPPORTED
+        return _LINK_TRUNCATED
 
     @cython.cfunc
     @cython.exceptval(-1)

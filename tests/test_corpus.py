@@ -18,10 +18,7 @@ pytestmark = pytest.mark.skipif(not CASES, reason="needs the captures in ../shar
 
 NOT_YET = {
     "http2-range.pcap": "HTTP/2",
-    "80211http.pcap": "IEEE 802.11",
     "gre-erspan-vxlan.pcap": "GRE, ERSPAN, VXLAN",
-    "one_http_stream_rst.pcap": "PPPoE",
-    "nflog-http.pcap": "NFLOG",
     "Teredo.pcap": "Teredo",
     "gtp2_different_udp_port.pcap": "GTP",
     "vxlan-encapsulated-http.pcap": "VXLAN",

@@ -17,6 +17,7 @@ from supervisord import LIMIT_SECONDS, Listener, Supervisord, lines, shipped, sy
 
 # What is shipped takes 15 s to FATAL and 5 s to RUNNING; where a test is not about that, it need not wait for it. At
 # startsecs=1 supervisord, which looks once a second, counts a program that has long been refused as RUNNING.
+pytestmark = pytest.mark.once
 QUICK = {"startretries": "1", "startsecs": "2"}
 
 

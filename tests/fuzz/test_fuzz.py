@@ -29,6 +29,7 @@ CORPUS = pathlib.Path(__file__).resolve().parents[3] / "shared" / "corpus"
 Full = tuple[int, bytes, int, int]
 """timestamp_ns, bytes, link type, wire length."""
 
+SNAP = b"\xaa\xaa\x03\0\0\0"
 # Link types: what stands before the IP header, for IPv4 and IPv6.
 LINKS = {
     1: (b"\x02\0\0\0\0\x01\x02\0\0\0\0\x02\x08\0", b"\x02\0\0\0\0\x01\x02\0\0\0\0\x02\x86\xdd"),
@@ -37,6 +38,15 @@ LINKS = {
     0: (b"\x02\0\0\0", b"\x1e\0\0\0"),
     108: (b"\0\0\0\x02", b"\0\0\0\x1c"),
     101: (b"", b""),
+    9: (b"\xff\x03\0\x21", b"\x57"),
+    50: (b"\x21", b"\xff\x03\0\x57"),
+    51: (b"\x11\0\0\x01\0\0\0\x21", b"\x11\0\0\x01\0\0\0\x57"),
+    104: (b"\x0f\0\x08\0", b"\x8f\0\x86\xdd"),
+    105: (b"\x08\x01" + bytes(22) + SNAP + b"\x08\0", b"\x88\x02" + bytes(24) + SNAP + b"\x86\xdd"),
+    127: (
+        b"\0\0\x08\0\0\0\0\0\x08\x01" + bytes(22) + SNAP + b"\x08\0",
+        b"\0\0\x08\0\0\0\0\0\x08\x01" + bytes(22) + SNAP + b"\x86\xdd",
+    ),
     228: (b"", b""),
     229: (b"", b""),
     12: (b"", b""),
@@ -130,7 +140,7 @@ def damaged(rng: random.Random, frame: Full, other: Full) -> Full:
     if rng.random() < 0.02:
         timestamp_ns = rng.choice((0, -1, 1 << 62, timestamp_ns + 400_000_000_000, timestamp_ns - 10_000_000_000))
     if rng.random() < 0.02:
-        link = rng.choice((*LINKS, 105, 127, 1 << 31, -1))
+        link = rng.choice((*LINKS, 119, 163, 239, 1 << 31, -1))
     if rng.random() < 0.1:
         wire = rng.choice((0, len(data), len(data) + 1, 65535, 1 << 31))
     return timestamp_ns, data, link, max(wire, len(data))

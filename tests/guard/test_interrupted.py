@@ -19,6 +19,7 @@ LEFT_SECONDS = 20  # until the last process of a pid namespace that is killed is
 
 @pytest.mark.root
 @pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("what", ["test_guard.py", "test_stop.py", "test_verify.py"])
 def test_nothing_is_left_behind(root, tmp_path, number, what):

@@ -17,6 +17,7 @@ from kafka import broker as kafka_broker
 from network import needs_network
 from supervisord import until
 
+pytestmark = pytest.mark.once
 HAND_OVER_SECONDS = 10
 RECORDED = 30  # exchanges of each host that a part of a test goes on for
 
