@@ -318,6 +318,24 @@ def _has_socket(pid: int, socket: bytes) -> bool | None:
     return False
 
 
+def captures(pid: int) -> bool:
+    """Whether the process has a packet socket of this network namespace that receives. True where it may not be
+    looked into."""
+    lines = [line.split() for line in (read_file("/proc/net/packet", 1 << 26) or b"").splitlines()[1:]]
+    # sk RefCnt Type Proto Iface R Rmem User Inode; one without a protocol only sends
+    sockets = {b"socket:[%s]" % fields[8] for fields in lines if len(fields) == 9 and int(fields[3], 16)}
+    names = _descriptors(pid, "fd")
+    for fd in names or ():
+        try:
+            if os.fsencode(os.readlink(f"/proc/{pid}/fd/{fd}")) in sockets:
+                return True
+        except PermissionError:
+            return True
+        except OSError:
+            continue
+    return names is None
+
+
 def _pidfile(pid: int) -> str:
     """The path of the file of which this process has byte 0 locked. "": none to be seen, or another file from here."""
     for fd in _descriptors(pid, "fdinfo") or ():

@@ -48,6 +48,12 @@ def opened(path, posix, flags=os.O_RDWR | os.O_CREAT):
     return fd
 
 
+def recording(path):
+    """As the first remedy does it: the lock, then the capture."""
+    eth_p_all = 3
+    return opened(path, posix=True), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(eth_p_all))
+
+
 def test_all_is_well(holder, pidfile):
     before = pidfile.read_bytes(), pidfile.stat().st_mtime_ns
     for number in range(1, 4):
@@ -224,6 +230,19 @@ def test_the_disk_is_full(start, pidfile, nic):
     assert there.read_bytes() == text
 
 
+def test_the_pidfile_of_another_daemon_moved_over_it_does_not_end_the_holder(holder, pidfile, child):
+    """By who can write to the folder: it has its lock, and captures nothing."""
+    other = pidfile.with_name("other.pid")
+    pid = child(lambda: opened(other, posix=True))
+    os.replace(other, pidfile)
+    found = holder.check(9)
+    assert found["faults"] == 1
+    assert f"pid {pid} has the lock" in found["lines"][0]
+    assert holder.check(20)["faults"] == 21
+    child.kill(pid)
+    assert holder.check()["repairs"] == 1
+
+
 def test_a_newcomer_that_has_the_file_for_a_moment_is_waited_for(holder, pidfile, child):
     pidfile.unlink()
     pid = child(lambda: opened(pidfile, posix=False))
@@ -232,7 +251,7 @@ def test_a_newcomer_that_has_the_file_for_a_moment_is_waited_for(holder, pidfile
     assert holder.check()["repairs"] == 1
     assert named(pidfile) == holder.pid
     pidfile.unlink()
-    child(lambda: opened(pidfile, posix=True))
+    child(lambda: recording(pidfile))
     assert "lost" not in holder.check(8)
     assert "lost" in holder.check()
 
@@ -262,7 +281,7 @@ def test_suspicion_shortens_the_wait(pidfile, child):
     held = guard.acquire(str(pidfile), [], instance="i", command=["c"])
     try:
         pidfile.unlink()
-        child(lambda: opened(pidfile, posix=True))
+        child(lambda: recording(pidfile))
         now = time.monotonic()
         assert held.due(now + 10)
         for number in range(8):
@@ -292,7 +311,7 @@ def test_a_file_that_a_start_refuses_but_the_first_remedy_takes(holder, pidfile,
     """Another user put it there; root's older copy is none the wiser, and runs."""
     pidfile.unlink()
     foreign(pidfile)
-    pid = child(lambda: opened(pidfile, posix=True))
+    pid = child(lambda: recording(pidfile))
     lost = holder.check(9)
     assert lost["exit"] == 76
     assert f"pid {pid} has the lock" in lost["lost"]
