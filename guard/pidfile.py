@@ -220,15 +220,16 @@ class Pidfile:
         """Another process has locked the file at the path. `fit`: a start would have taken it.
 
         It runs beside this copy if it is the first remedy, which knows no lock of a NIC, or if there is none; not by
-        what another user's process did, nor with a file that a start refuses. The first remedy captures: who can move
-        files into the folder could otherwise end this copy with the pidfile of any other program."""
+        what another user's process did, nor with a file that a start refuses. Beside the lock of a
+        NIC, the first remedy is known by its capture: who can move files into the folder could otherwise end this copy
+        with the pidfile of any other program."""
         from .holder import captures
 
         uid = process_uid(there.blocker) if there.blocker > 0 else None
         if there.ofd:
             runs = alone and fit
         else:
-            runs = there.first and (fit if uid is None else trusted(uid) and captures(there.blocker))
+            runs = there.first and (fit if uid is None else trusted(uid) and (alone or captures(there.blocker)))
         has = f"pidfile {self.path}: {_process(there.blocker)} has the lock of the file that is there now"
         if runs:
             line = f"{has} and may run too; this copy ends so that one is left; http-capture verify shows who records"

@@ -373,17 +373,19 @@ MUTATIONS = [
     ),
     Mutation(
         "the first remedy never runs", PIDFILE,
-        "runs = there.first and (fit if uid is None else trusted(uid) and captures(there.blocker))", "runs = False",
+        "runs = there.first and (fit if uid is None else trusted(uid) and (alone or captures(there.blocker)))",
+        "runs = False",
         "guard/test_first_remedy.py::test_it_has_taken_a_pidfile_that_replaced_the_holders",
     ),
     Mutation(
         "anybody's lock ends the holder", PIDFILE,
-        "runs = there.first and (fit if uid is None else trusted(uid) and captures(there.blocker))",
+        "runs = there.first and (fit if uid is None else trusted(uid) and (alone or captures(there.blocker)))",
         "runs = there.first",
         "guard/test_check.py::test_another_users_lock_does_not_end_the_holder[nics0-True]",
     ),
     Mutation(
-        "any daemon's lock ends the holder", PIDFILE, "trusted(uid) and captures(there.blocker))", "trusted(uid))",
+        "any daemon's lock ends the holder", PIDFILE,
+        "trusted(uid) and (alone or captures(there.blocker)))", "trusted(uid))",
         "guard/test_check.py::test_the_pidfile_of_another_daemon_moved_over_it_does_not_end_the_holder",
     ),
     Mutation(
