@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from .arguments import Parser
 from .errors import HttpCaptureError, UsageError
 
 if TYPE_CHECKING:
@@ -50,19 +51,12 @@ topic, 70 the ledger does not balance (a bug), 73 no guard, 74 records not deliv
 76 guard lost or producer fenced, 77 not permitted, 78 configuration, 130 ended by a second signal without a flush"""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see http-capture --help)")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="http-capture",
+    parser = Parser(
+        "http-capture",
+        "Takes frames apart, reassembles TCP, rebuilds HTTP exchanges, sends one record each to Kafka.",
+        EPILOG,
         usage=USAGE,
-        description="Takes frames apart, reassembles TCP, rebuilds HTTP exchanges, sends one record each to Kafka.",
-        epilog=EPILOG,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=118),
-        allow_abbrev=False,
     )
     source = parser.add_argument_group("where frames come from")
     source.add_argument("--iface", action="append", metavar="NIC", help="network card to read")
@@ -208,7 +202,7 @@ def _run(options: argparse.Namespace) -> int:
             return _refuse(error)
     import gc
 
-    gc.disable()  # until the run is over, see run.py; at the imports alone it saves a tenth of the time
+    gc.disable()  # nothing in the pipeline leaves circles behind; at the imports alone it saves a tenth of the time
     try:
         from . import run
 

@@ -10,10 +10,10 @@ import argparse
 import math
 import os
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ..config import loading
-from .errors import UsageError
+from .arguments import Parser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,11 +59,6 @@ exit codes: 0 fine, 1 two copies or a damaged guard, 3 not running, 4 unknown (n
 examples:
   http-capture verify --iface eth1                       exactly one copy on eth1, and its guard is whole
   http-capture verify --expect-supervised                and it is under supervisord or systemd"""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see {self.prog} --help)")
 
 
 def status(arguments: list[str]) -> int:
@@ -133,13 +128,7 @@ def verify(arguments: list[str]) -> int:
 
 
 def _parser(verb: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=f"http-capture {verb}",
-        description=description,
-        epilog=epilog,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=118),
-        allow_abbrev=False,
-    )
+    parser = Parser(f"http-capture {verb}", description, epilog)
     parser.add_argument("--pidfile", metavar="FILE", help="(/run/http-capture.pid)")
     parser.add_argument("--iface", action="append", metavar="NIC", help="network card; may be given again")
     parser.add_argument("--config", metavar="FILE", default="", help="settings file (TOML) that the copy is run with")

@@ -1,4 +1,5 @@
-"""Copies of a few bytes. Plain Python here; compiled modules take the forms in octets.pxd in, without slice objects.
+"""Copies of a few bytes, and a look through them. Plain Python here; compiled modules take the forms in octets.pxd in,
+without slice objects.
 
 A slice of bytes costs five times as much through Python's slicing (measured: 250 ns against 50 ns), and there are some
 twenty of them in each exchange. Bounds are the caller's: 0 <= start <= end <= length.

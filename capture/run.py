@@ -22,7 +22,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from ..config.settings import LogSettings, Settings
-from ..guard import Guard, GuardError
+from ..guard import SUSPECT_SECONDS, Guard, GuardError
 from . import VERSION
 from .errors import HttpCaptureError, NotPermittedError, UnavailableError, UndeliveredError
 from .notify import Notify
@@ -38,7 +38,6 @@ HOT = (
     "http.parser", "http.exchange", "encode", "frame_loop",
 )  # fmt: skip
 LATE = ("brotli", "zstandard")  # imported for the first body that needs them: another user may not be able to
-SUSPECT_SECONDS = 0.25  # a guard that wants its next check within this time has seen something suspect
 PROGRESS_AFTER_SECONDS = 1.0
 PROGRESS_EVERY_SECONDS = 0.5
 
@@ -198,7 +197,7 @@ def _settle(guard: Guard) -> None:
     Raises GuardLost; UnavailableError where something cannot be mended, as no start would begin like that."""
     repairs = guard.repairs
     lines = _check(guard)
-    while guard.due(time.monotonic() + SUSPECT_SECONDS):
+    while guard.suspect:
         time.sleep(SUSPECT_SECONDS)
         lines += _check(guard)
     if lines > guard.repairs - repairs:  # the rest are faults
@@ -209,8 +208,7 @@ def _loop(
     pipeline: Pipeline, signals: _Signals, each_block: Callable[[], None]
 ) -> HttpCaptureError | GuardError | None:
     """The run itself. Returns the error that ended it, if one did."""
-    gc.disable()  # nothing in the pipeline leaves circles behind, and looking for them costs more as connections grow
-    gc.freeze()
+    gc.freeze()  # what is there now stays; the caller has disabled the rest, which costs more as connections grow
     try:
         pipeline.run(lambda: signals.stopped, each_block)
     except (HttpCaptureError, GuardError) as error:

@@ -22,7 +22,6 @@ Invariants:
   command runs beside.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import datetime
@@ -43,12 +42,13 @@ import time
 import xml.parsers.expat
 import xmlrpc.client
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from ..config import loading
 from ..guard.holder import Holder
 from ..guard.pidfile import one_line, quote
 from ..guard.status import Status, look, managed, parent
+from .arguments import Parser
 from .errors import ConfigurationError, UnavailableError, UsageError
 
 LOOK_EVERY_SECONDS = 1.0  # while a process waits for the guard, or an alert command runs
@@ -87,20 +87,13 @@ Name the pidfile and the network cards of the program itself: they say which gua
 CMD is run without a shell for each alert, gets it as JSON on standard input, and is killed after 30 seconds."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see http-capture supervisor-listener --help)")
-
-
 def main(arguments: list[str]) -> int:
     """Runs until supervisord closes standard input, or SIGTERM. Returns the exit code; raises an HttpCaptureError
     before the protocol begins."""
-    parser = _Parser(
-        prog="http-capture supervisor-listener",
-        description="Watches http-capture for supervisord: alerts, and a start when the guard is free again.",
-        epilog=EPILOG,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26, width=118),
-        allow_abbrev=False,
+    parser = Parser(
+        "http-capture supervisor-listener",
+        "Watches http-capture for supervisord: alerts, and a start when the guard is free again.",
+        EPILOG,
     )
     parser.add_argument("--program", metavar="NAME", default="http-capture",
                         help="program, group or group:process that is watched (http-capture)")  # fmt: skip

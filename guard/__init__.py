@@ -149,9 +149,14 @@ class Guard:
     def path(self) -> str:
         return self._file.path
 
+    @property
+    def suspect(self) -> bool:
+        """Whether the last check saw another process where only this one may be, and more looks have to tell."""
+        return 0 < self._looks <= LOOKS
+
     def due(self, now_seconds: float) -> bool:
         """Whether it is time for the next check(), by time.monotonic(): asked once for each that is then made."""
-        if now_seconds - self._since < (SUSPECT_SECONDS if 0 < self._looks <= LOOKS else CHECK_SECONDS):
+        if now_seconds - self._since < (SUSPECT_SECONDS if self.suspect else CHECK_SECONDS):
             return False
         self._since = now_seconds
         return True

@@ -318,16 +318,25 @@ def _has_socket(pid: int, socket: bytes) -> bool | None:
     return False
 
 
+def packet_sockets(pid: int) -> dict[str, int] | None:
+    """Those that receive in the network namespace of this process, as /proc/PID/fd shows them, and the index of the NIC
+    of each. None: not visible."""
+    text = read_file(f"/proc/{pid}/net/packet", 1 << 26)
+    if text is None:
+        return None
+    # sk RefCnt Type Proto Iface R Rmem User Inode; one without a protocol only sends
+    lines = (line.split() for line in text.splitlines()[1:])
+    return {f"socket:[{int(f[8])}]": int(f[4]) for f in lines if len(f) == 9 and int(f[3], 16)}
+
+
 def captures(pid: int) -> bool:
     """Whether the process has a packet socket of this network namespace that receives. True where it may not be
     looked into."""
-    lines = [line.split() for line in (read_file("/proc/net/packet", 1 << 26) or b"").splitlines()[1:]]
-    # sk RefCnt Type Proto Iface R Rmem User Inode; one without a protocol only sends
-    sockets = {b"socket:[%s]" % fields[8] for fields in lines if len(fields) == 9 and int(fields[3], 16)}
+    sockets = packet_sockets(os.getpid()) or {}
     names = _descriptors(pid, "fd")
     for fd in names or ():
         try:
-            if os.fsencode(os.readlink(f"/proc/{pid}/fd/{fd}")) in sockets:
+            if os.readlink(f"/proc/{pid}/fd/{fd}") in sockets:
                 return True
         except PermissionError:
             return True

@@ -24,7 +24,7 @@ import time
 
 from . import GuardError
 from . import interface as nics
-from .holder import Holder
+from .holder import Holder, packet_sockets
 from .pidfile import absolute, boot_id, one_line, parse, process_state, process_uid, query, read_file, trusted
 from .status import managed, may_capture, parent, unfit, verb
 
@@ -144,14 +144,11 @@ class Sockets:
 
     def add(self, space: str, pid: int) -> bool:
         """Those of the network namespace in which this process is. False: it has ended."""
-        packets = read_file(f"/proc/{pid}/net/packet", 1 << 26)
+        packets = packet_sockets(pid)
         listening = read_file(f"/proc/{pid}/net/unix", 1 << 26)
         if packets is None or listening is None:
             return False
-        for line in packets.splitlines()[1:]:
-            fields = line.split()  # sk RefCnt Type Proto Iface R Rmem User Inode
-            if len(fields) == 9 and int(fields[3], 16):  # one without a protocol only sends
-                self.packets[f"socket:[{int(fields[8])}]"] = (space, int(fields[4]))
+        self.packets.update({name: (space, index) for name, index in packets.items()})
         for line in listening.splitlines():
             fields = line.split()
             index = fields[7].removeprefix(NAME) if len(fields) == 8 and fields[7].startswith(NAME) else b""

@@ -135,6 +135,20 @@ def child():
         kill(pid)
 
 
+@pytest.fixture
+def as_nobody(child):
+    """What a function returns, a text, that is called in a child as another user."""
+
+    def call(function):
+        ready, tell = os.pipe()
+        child.kill(child(lambda: os.write(tell, function().encode()), uid=65534))
+        os.close(tell)
+        with open(ready) as told:
+            return told.read()
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def root():
     if os.geteuid() != 0:

@@ -1,5 +1,6 @@
 """Whether a copy runs: real holders, looked at from another process, and nothing changed by it."""
 
+import json
 import os
 import pathlib
 import re
@@ -21,38 +22,6 @@ pytestmark = pytest.mark.root
 NOBODY = 65534
 # Where the package that is tested was imported from, so that another process imports the same one.
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(pathlib.Path(guard.__file__).parents[2])}
-
-
-@pytest.fixture
-def child():
-    """Runs a function in a forked process, as another user if told to, which then waits to be killed. Gives its pid."""
-    pids = []
-
-    def begin(function, uid=None):
-        ready, tell = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                if uid is not None:
-                    os.setgroups([])
-                    os.setgid(uid)
-                    os.setuid(uid)
-                kept = function()
-                os.write(tell, b"x")
-                while kept:
-                    signal.pause()
-            finally:
-                os._exit(1)
-        pids.append(pid)
-        os.close(tell)
-        assert os.read(ready, 1) == b"x"
-        os.close(ready)
-        return pid
-
-    yield begin
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 def taken(pidfile, *nics, interface_lock=True):
@@ -255,26 +224,17 @@ def test_a_service_with_a_user_of_its_own(open_folder, child):
 
 
 @pytest.mark.parametrize("nics", [[], ["eth1"]])
-def test_who_may_not_open_the_pidfile(start, open_folder, nic, nics):
+def test_who_may_not_open_the_pidfile(start, open_folder, nic, nics, as_nobody):
     path = open_folder / "pid"
     holder = start(path, nic).wait()
     assert path.stat().st_mode & 0o777 == 0o600
-    ready, tell = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            seen = look(str(path), nics)
-            pid_seen = seen.holder.pid if seen.holder else None
-            os.write(tell, repr((seen.code, seen.denied, pid_seen, seen.held, seen.reason, seen.notes)).encode())
-        finally:
-            os._exit(0)
-    os.close(tell)
-    with open(ready) as told:
-        code, denied, seen_pid, held, reason, notes = eval(told.read())
-    os.waitpid(pid, 0)
+
+    def seen():
+        found = look(str(path), nics)
+        pid = found.holder.pid if found.holder else None
+        return json.dumps([found.code, found.denied, pid, found.held, found.reason, found.notes])
+
+    code, denied, seen_pid, held, reason, notes = json.loads(as_nobody(seen))
     assert denied
     if nics:
         assert (code, seen_pid, held) == (0, holder.pid, ["eth1 (interface)"])

@@ -311,24 +311,15 @@ def test_from_another_pid_namespace(start, pidfile, nic):
 
 
 @pytest.mark.parametrize("nics", [[], ["eth1"]])
-def test_not_permitted(start, open_folder, nic, nics):
+def test_not_permitted(start, open_folder, nic, nics, as_nobody):
     path = open_folder / "pid"
     start(path, nic).wait()
-    ready, tell = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            outcome = ask(path, *nics, timeout=0.1, kill=True)
-            os.write(tell, f"{outcome.what} {outcome.code}".encode())
-        finally:
-            os._exit(0)
-    os.close(tell)
-    with open(ready) as told:
-        assert told.read() == "denied 77"
-    os.waitpid(pid, 0)
+
+    def asked():
+        outcome = ask(path, *nics, timeout=0.1, kill=True)
+        return f"{outcome.what} {outcome.code}"
+
+    assert as_nobody(asked) == "denied 77"
     assert look(str(path), [nic]).code == 0
 
 
