@@ -722,6 +722,14 @@ class TestNicThatIsMadeAgain:
             assert live.wait() == 69
             assert "another kind of device" in live.said
 
+    def test_is_said_to_be_gone_also_where_it_was_seen_down_before(self, cable, tmp_path):
+        with Live(tmp_path, cable) as live:
+            ip("link", "set", cable.far, "down", namespace=cable.namespace)
+            live.until("far0 is down")
+            ip("link", "delete", cable.far, namespace=cable.namespace)
+            live.until("far0 is gone")
+            assert live.stop() == 0, live.said
+
     def test_a_stop_meanwhile_is_a_stop(self, cable, tmp_path):
         with Live(tmp_path, cable) as live:
             ip("link", "delete", cable.far, namespace=cable.namespace)

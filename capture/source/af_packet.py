@@ -210,12 +210,14 @@ class AfPacket:
             up = bool(struct.unpack_from("H", self._ioctl(SIOCGIFFLAGS, name), 16)[0] & IFF_UP) if name else False
         except OSError:
             up = False
-        if not name and self._gone_since is None:
-            self._gone_since = time.monotonic()
         if not up and not self._down:
             self.outages += 1
+        if not name and self._gone_since is None:  # also after it was seen down: the kernel takes it down first
+            self._gone_since = time.monotonic()
             waiting = "" if self.returned is None else f": waiting {self._return_seconds:g} s for one of the same name"
-            log.warning("%s is %s", self.iface, "down: waiting for it to come up" if name else f"gone{waiting}")
+            log.warning("%s is gone%s", self.iface, waiting)
+        elif not up and not self._down:
+            log.warning("%s is down: waiting for it to come up", self.iface)
         elif up and self._down:
             log.warning("%s is up", self.iface)
         self._down = not up
