@@ -1,8 +1,9 @@
 """The pipeline: frames from a NIC or capture files become one record per HTTP exchange.
 
     source/       where frames come from               lends blocks of frames
-    decode        a frame -> segment, fragment or drop
+    decode        a frame -> segment, fragment or drop (tunnel: what a tunnel's header says)
     defrag        IP fragments -> datagram
+    mirror        leaves out what the mirror has sent twice
     connection    the table of TCP connections
     reassembly    one direction: segments -> data, gap, close
     http/parser   data -> messages

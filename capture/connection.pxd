@@ -9,7 +9,8 @@ cdef class Connection:
     cdef public long long slot
     cdef public long long touched_ns, first_ns, reset_ns, syn_ns, syn_ack_ns, handshake_ns
     cdef public int ip_version, a_port, b_port, vlan, inner_vlan
-    cdef public unsigned long long a_high, a_low, b_high, b_low
+    cdef public unsigned long long a_high, a_low, b_high, b_low, path
+    cdef public tuple outers
     cdef public Stream forward, backward
     cdef public int client
     cdef public bint midstream, opened, ignored, done, waiting
@@ -45,6 +46,7 @@ cdef class ConnectionTable:
     cdef long long _slot(self, Segment segment) noexcept
     cdef Connection _find(self, Segment segment, long long slot)
     cdef Connection _create(self, Segment segment, long long slot)
+    cdef tuple _outers(self, Segment segment)
     cdef Connection _replace(self, Connection old, Segment segment, int reason)
     cdef int _remove(self, Connection connection) except? -1
     cdef int _enqueue(self, Connection connection, int queue) except? -1

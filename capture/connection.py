@@ -27,10 +27,12 @@ if cython.compiled:
     from cython.cimports.http_capture.capture.decode import Segment
     from cython.cimports.http_capture.capture.reassembly import Reassembly, Stream
     from cython.cimports.http_capture.capture.seq import advance, difference
+    from cython.cimports.http_capture.capture.tunnel import Outer
 else:
     from .decode import Segment
     from .reassembly import Reassembly, Stream
     from .seq import advance, difference
+    from .tunnel import Outer
 
 UNKNOWN, A, B = 0, 1, 2  # which end is the client
 
@@ -60,6 +62,7 @@ class Connection:
     """Both directions of one TCP conversation. End `a` sent the first segment seen; `forward` carries a's bytes.
 
     `client` is A or B, or UNKNOWN while neither a handshake nor the application has told. Times are in ns, 0: unknown.
+    `path` is that of its segments, `outers` the tunnels that its first segment came through, outermost first, or None.
     `application` and `identity` belong to the application.
     """
 
@@ -74,6 +77,8 @@ class Connection:
         self.ip_version = 4
         self.a_port = self.b_port = 0
         self.vlan = self.inner_vlan = -1
+        self.path = 0
+        self.outers: tuple[Outer, ...] | None = None
         self.a_high = self.a_low = self.b_high = self.b_low = 0
         self.forward: Stream = None
         self.backward: Stream = None
@@ -322,6 +327,7 @@ class ConnectionTable:
         if segment.ip_version == 6:
             total += self.k6 * (al >> 32) + self.k7 * (bl >> 32) + self.k8 * (ah >> 32) + self.k9 * (bh >> 32)
             total += self.k10 * ((ah & 0xFFFFFF) ^ (bh & 0xFFFFFF) << 8)
+        total += segment.path
         return (total >> 32) & self.slot_mask
 
     @cython.cfunc
@@ -335,6 +341,7 @@ class ConnectionTable:
                     and connection.a_high == segment.source_high
                     and connection.b_high == segment.destination_high
                     and connection.ip_version == segment.ip_version
+                    and connection.path == segment.path
                 ):
                     self.from_a = True
                     return connection
@@ -345,6 +352,7 @@ class ConnectionTable:
                     and connection.b_high == segment.source_high
                     and connection.a_high == segment.destination_high
                     and connection.ip_version == segment.ip_version
+                    and connection.path == segment.path
                 ):
                     self.from_a = False
                     return connection
@@ -384,6 +392,9 @@ class ConnectionTable:
         connection.b_port = segment.destination_port
         connection.vlan = segment.vlan
         connection.inner_vlan = segment.inner_vlan
+        connection.path = segment.path
+        if segment.depth > 0:
+            connection.outers = self._outers(segment)
         connection.first_ns = segment.timestamp_ns
         connection.touched_ns = segment.timestamp_ns
         connection.forward = Stream(self.reassembly)
@@ -398,6 +409,28 @@ class ConnectionTable:
             self.midstream += 1
         self._enqueue(connection, _EMBRYONIC)
         return connection
+
+    @cython.cfunc
+    def _outers(self, segment: Segment) -> tuple:
+        """Copies of the tunnels around the segment, whose own are used again. Their source is the end on a's side."""
+        outers: list = []
+        i: cython.int
+        outer: Outer
+        copy: Outer
+        for i in range(segment.depth):
+            outer = segment.outers[i]
+            copy = Outer()
+            copy.kind = outer.kind
+            copy.id = outer.id
+            copy.ip_version = outer.ip_version
+            copy.source_high = outer.source_high
+            copy.source_low = outer.source_low
+            copy.destination_high = outer.destination_high
+            copy.destination_low = outer.destination_low
+            copy.source_port = outer.source_port
+            copy.destination_port = outer.destination_port
+            outers.append(copy)
+        return tuple(outers)
 
     @cython.cfunc
     def _replace(self, old: Connection, segment: Segment, reason: cython.int) -> Connection:

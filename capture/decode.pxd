@@ -1,6 +1,7 @@
 # C types of decode.py.
 
 from http_capture.capture.source.block cimport Block, Buffer
+from http_capture.capture.tunnel cimport Outer
 
 cdef class Segment:
     cdef public Buffer buffer
@@ -13,11 +14,16 @@ cdef class Segment:
     cdef public Py_ssize_t payload_start, payload_end
     cdef public long long payload_length
     cdef public int vlan, inner_vlan
+    cdef public int depth, ip_id, checksum
+    cdef public list outers
+    cdef public unsigned long long path
 
 cdef class Decoder:
     cdef public Segment segment
     cdef public list drops
-    cdef public long long segments, fragments, datagram_segments, datagram_drops
+    cdef public long long segments, fragments, datagram_segments, datagram_fragments, datagram_drops
+    cdef bint vlan_in_key, tunnel_in_key
+    cdef unsigned long long path_key
     cdef public int protocol
     cdef public long long fragment_id, fragment_offset
     cdef public bint fragment_more
@@ -43,3 +49,6 @@ cdef class Decoder:
     cdef int _ipv4(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
     cdef int _ipv6(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
     cdef int _transport(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long length) except? -1
+    cdef int _tunnel(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long length) except? -1
+    cdef int _inside(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured, int inside) except? -1
+    cdef int _step(self, int kind, long long number) except? -1

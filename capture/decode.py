@@ -1,7 +1,10 @@
 """A frame becomes a TCP segment, an IP fragment, or a drop with its reason.
 
 Total: any bytes give one of the three, never an exception. Links, then IPv4 or IPv6 with its extension headers, then
-TCP. Tunnels are taken apart in `_transport`, by IP protocol.
+TCP; or a tunnel (tunnel.py), and all of that again inside of it.
+
+A connection is what has the same addresses and ports on the same way: VLAN ids and tunnels are folded into
+`Segment.path`, which is part of its key. So what is seen inside and outside a tunnel is one connection each.
 
 Links: Ethernet (VLAN tags, ISL, LLC/SNAP, MPLS with IP or an Ethernet pseudowire, PPPoE), Linux cooked, BSD null, raw
 IP, PPP, Cisco HDLC, NFLOG, and 802.11 data frames, plain or behind radiotap, Prism or AVS. Of 802.11, what needs a key
@@ -11,12 +14,20 @@ Ethernet with IP is read in `decode` itself; all else starts in `_link` or `_eth
 Lengths come from the IP header, never from the frame: Ethernet pads short frames, and a snap length cuts long ones.
 """
 
+import os
+
 import cython
 
 if cython.compiled:
+    from cython.cimports.http_capture.capture import tunnel
+    from cython.cimports.http_capture.capture.octets import u16, u32
     from cython.cimports.http_capture.capture.source.block import Block, Buffer
+    from cython.cimports.http_capture.capture.tunnel import Outer
 else:
+    from . import tunnel
+    from .octets import u16, u32
     from .source.block import Block, Buffer
+    from .tunnel import Outer
 
 # What `decode` returns. From FIRST_DROP on it is a drop, and its reason is DROPS[result].
 SEGMENT = 0
@@ -37,6 +48,9 @@ DROPS = (
     "fragment_unfinished",  # counted by whoever reassembles: the datagram never became whole
     "link_malformed",
     "encrypted",
+    "tunnel_truncated",
+    "tunnel_unsupported",
+    "tunnels_too_deep",
 )
 _LINK_UNSUPPORTED = cython.declare(cython.int, 2)
 _LINK_TRUNCATED = cython.declare(cython.int, 3)
@@ -49,6 +63,9 @@ _TCP_MALFORMED = cython.declare(cython.int, 9)
 _FRAGMENT_TRUNCATED = cython.declare(cython.int, 10)
 _LINK_MALFORMED = cython.declare(cython.int, 12)
 _ENCRYPTED = cython.declare(cython.int, 13)
+_TUNNEL_TRUNCATED = cython.declare(cython.int, 14)
+_TUNNEL_UNSUPPORTED = cython.declare(cython.int, 15)
+_TUNNELS_TOO_DEEP = cython.declare(cython.int, 16)
 
 FIN = 0x01
 SYN = 0x02
@@ -60,30 +77,17 @@ _MAX_LABELS = cython.declare(cython.int, 16)
 _MAX_LAYERS = cython.declare(cython.int, 8)  # frames inside frames: Ethernet headers and ethertypes
 _MAX_ATTRIBUTES = cython.declare(cython.int, 64)  # of NFLOG
 _MAX_EXTENSION_HEADERS = cython.declare(cython.int, 16)
-
-
-@cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-def _u16(buffer: Buffer, at: cython.Py_ssize_t) -> cython.int:
-    return (buffer.octets[at] << 8) | buffer.octets[at + 1]
-
-
-@cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-def _u32(buffer: Buffer, at: cython.Py_ssize_t) -> cython.longlong:
-    high: cython.longlong = (buffer.octets[at] << 8) | buffer.octets[at + 1]
-    low: cython.longlong = (buffer.octets[at + 2] << 8) | buffer.octets[at + 3]
-    return (high << 16) | low
+MAX_TUNNELS = 8
+_MAX_TUNNELS = cython.declare(cython.int, MAX_TUNNELS)
+_VLAN = cython.declare(cython.int, 15)  # the kind of a step on the path that is no tunnel: behind tunnel.KINDS
 
 
 @cython.cfunc
 @cython.inline
 @cython.exceptval(check=False)
 def _u64(buffer: Buffer, at: cython.Py_ssize_t) -> cython.ulonglong:
-    high: cython.ulonglong = _u32(buffer, at)
-    low: cython.ulonglong = _u32(buffer, at + 4)
+    high: cython.ulonglong = u32(buffer, at)
+    low: cython.ulonglong = u32(buffer, at + 4)
     return (high << 32) | low
 
 
@@ -108,11 +112,11 @@ def _is_ip(
     version = buffer.octets[start] >> 4
     if version != 4 and version != 6:
         return False
-    if end - start < 14 or not _carried(_u16(buffer, start + 12)):
+    if end - start < 14 or not _carried(u16(buffer, start + 12)):
         return True
     if version == 4:
-        return buffer.octets[start] & 0x0F >= 5 and _u16(buffer, start + 2) <= end - start + uncaptured
-    return 40 + _u16(buffer, start + 4) <= end - start + uncaptured
+        return buffer.octets[start] & 0x0F >= 5 and u16(buffer, start + 2) <= end - start + uncaptured
+    return 40 + u16(buffer, start + 4) <= end - start + uncaptured
 
 
 @cython.cfunc
@@ -136,7 +140,9 @@ class Segment:
 
     Addresses are 128-bit numbers in two halves (an IPv4 address is the low half). `payload_start:payload_end` are the
     captured bytes in `buffer`; `payload_length` is the length that the headers state, which is more where the frame
-    was cut. `vlan` and `inner_vlan` are the two outermost VLAN ids, or -1.
+    was cut. `vlan` and `inner_vlan` are the two outermost VLAN ids, or -1. The first `depth` of `outers` are the
+    tunnels around it, outermost first. `path` is 0 without VLAN and tunnel, else a number that only the same ones have.
+    `ip_id` is that of the IPv4 header, 0 for IPv6; `checksum` is that of the TCP header, not verified.
     """
 
     def __init__(self) -> None:
@@ -150,20 +156,29 @@ class Segment:
         self.payload_start = self.payload_end = 0
         self.payload_length = 0
         self.vlan = self.inner_vlan = -1
+        self.depth = 0
+        self.outers: list[Outer] = [Outer() for _ in range(MAX_TUNNELS)]
+        self.path = 0
+        self.ip_id = self.checksum = 0
 
 
 @cython.cclass
 class Decoder:
     """Takes frames apart; what it found is in `segment`, or in the `fragment_` attributes.
 
-    Counters: segments + fragments + sum(drops) = frames given to decode(); datagram_segments + datagram_drops =
-    datagrams given to decode_datagram(). `drops[i]` counts the reason DROPS[i].
+    vlan_in_key, tunnel_in_key: whether the path has them. Counters: segments + fragments + sum(drops) = frames given to
+    decode() + datagrams given to decode_datagram(); datagram_segments, datagram_fragments and datagram_drops are those
+    of the datagrams. `drops[i]` counts the reason DROPS[i].
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, vlan_in_key: bool = True, tunnel_in_key: bool = True) -> None:
         self.segment = Segment()
+        self.vlan_in_key = vlan_in_key
+        self.tunnel_in_key = tunnel_in_key
+        self.path_key = int.from_bytes(os.urandom(8), "little") | 1
         self.drops = [0] * len(DROPS)
-        self.segments = self.fragments = self.datagram_segments = self.datagram_drops = 0
+        self.segments = self.fragments = 0
+        self.datagram_segments = self.datagram_fragments = self.datagram_drops = 0
         self.protocol = 0
         self.fragment_id = self.fragment_offset = 0
         self.fragment_more = False
@@ -186,8 +201,10 @@ class Decoder:
         segment.timestamp_ns = block.timestamps_ns[index]
         segment.vlan = -1
         segment.inner_vlan = -1
+        segment.depth = 0
+        segment.path = 0
         if link == 1 and end - start >= 14:
-            ethertype = _u16(buffer, start + 12)
+            ethertype = u16(buffer, start + 12)
             if ethertype == 0x0800 or ethertype == 0x86DD:
                 result = self._network(buffer, start + 14, end, uncaptured)
             else:
@@ -207,19 +224,24 @@ class Decoder:
     @cython.ccall
     @cython.exceptval(-1)
     def decode_datagram(self, payload: bytes) -> cython.int:
-        """Decodes the payload of a reassembled datagram, whose addresses and protocol are those of the last FRAGMENT.
+        """Decodes the payload of a reassembled datagram. Its addresses, protocol, VLAN ids and tunnels are those of the
+        last FRAGMENT.
 
-        SEGMENT, or a drop."""
+        SEGMENT, a drop, or FRAGMENT again: a tunnel may carry one."""
         buffer: Buffer = Buffer(payload)
         length: cython.Py_ssize_t = len(payload)
         result: cython.int
         self.segment.buffer = buffer
         result = self._transport(buffer, 0, length, length)
         if result == 0:
+            self.segments += 1
             self.datagram_segments += 1
+        elif result == 1:
+            self.fragments += 1
+            self.datagram_fragments += 1
         else:
-            self.datagram_drops += 1
             self.drops[result] += 1
+            self.datagram_drops += 1
         return result
 
     def fragment_key(self) -> tuple[int, ...]:
@@ -228,7 +250,7 @@ class Decoder:
         return (
             segment.ip_version, segment.source_high, segment.source_low, segment.destination_high,
             segment.destination_low, self.fragment_id, self.protocol if segment.ip_version == 4 else -1,
-            segment.vlan, segment.inner_vlan,
+            segment.path,
         )  # fmt: skip
 
     def fragment_payload(self) -> bytes:
@@ -250,11 +272,11 @@ class Decoder:
         if link == 113:  # LINUX_SLL
             if end - start < 16:
                 return _LINK_TRUNCATED
-            return self._cooked(buffer, start + 16, end, uncaptured, _u16(buffer, start + 2), _u16(buffer, start + 14))
+            return self._cooked(buffer, start + 16, end, uncaptured, u16(buffer, start + 2), u16(buffer, start + 14))
         if link == 276:  # LINUX_SLL2
             if end - start < 20:
                 return _LINK_TRUNCATED
-            return self._cooked(buffer, start + 20, end, uncaptured, _u16(buffer, start + 8), _u16(buffer, start))
+            return self._cooked(buffer, start + 20, end, uncaptured, u16(buffer, start + 8), u16(buffer, start))
         if link == 0 or link == 108:  # BSD null (the capturing host's byte order) and loop: address family first
             if end - start < 4:
                 return _LINK_TRUNCATED
@@ -292,14 +314,14 @@ class Decoder:
         if end - start < 14:
             return _LINK_TRUNCATED
         # ISL is known by the first 40 bits of the destination: 01-00-0c-00-00 or 03-00-0c-00-00.
-        if (buffer.octets[start] | 2) == 3 and _u32(buffer, start + 1) == 0x000C0000:
+        if (buffer.octets[start] | 2) == 3 and u32(buffer, start + 1) == 0x000C0000:
             if end - start < 26:
                 return _LINK_TRUNCATED
             if buffer.octets[start + 5] >> 4:  # token ring, FDDI or ATM
                 return _LINK_UNSUPPORTED
-            self._tag((_u16(buffer, start + 20) >> 1) & 0x0FFF)
+            self._tag((u16(buffer, start + 20) >> 1) & 0x0FFF)
             return self._ethernet(buffer, start + 26, end, uncaptured)
-        return self._by_ethertype(buffer, start + 14, end, uncaptured, _u16(buffer, start + 12))
+        return self._by_ethertype(buffer, start + 14, end, uncaptured, u16(buffer, start + 12))
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -314,8 +336,8 @@ class Decoder:
         while ethertype == 0x8100 or ethertype == 0x88A8 or ethertype == 0x9100:  # IEEE 802.1Q, 802.1ad, QinQ
             if end - start < 4:
                 return _LINK_TRUNCATED
-            self._tag(_u16(buffer, start) & 0x0FFF)
-            ethertype = _u16(buffer, start + 2)
+            self._tag(u16(buffer, start) & 0x0FFF)
+            ethertype = u16(buffer, start + 2)
             start += 4
             tags += 1
             if tags > _MAX_VLAN_TAGS:
@@ -333,8 +355,10 @@ class Decoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _tag(self, vlan: cython.int) -> cython.int:
-        """Keeps the two outermost VLAN ids."""
+        """Keeps the two outermost VLAN ids. Id 0 is a priority and no VLAN (IEEE 802.1Q section 9.6)."""
         segment: Segment = self.segment
+        if vlan != 0 and self.vlan_in_key:
+            self._step(_VLAN, vlan)
         if segment.vlan < 0:
             segment.vlan = vlan
         elif segment.inner_vlan < 0:
@@ -352,14 +376,14 @@ class Decoder:
             return _LINK_TRUNCATED
         if buffer.octets[start + 2] != 3:  # unnumbered information
             return _NOT_IP
-        if _u16(buffer, start) == 0x0606:
+        if u16(buffer, start) == 0x0606:
             return self._network(buffer, start + 3, end, uncaptured)
-        if _u16(buffer, start) != 0xAAAA:
+        if u16(buffer, start) != 0xAAAA:
             return _NOT_IP
         if end - start < 8:
             return _LINK_TRUNCATED
-        if _u16(buffer, start + 3) == 0 and (buffer.octets[start + 5] == 0 or buffer.octets[start + 5] == 0xF8):
-            return self._by_ethertype(buffer, start + 8, end, uncaptured, _u16(buffer, start + 6))
+        if u16(buffer, start + 3) == 0 and (buffer.octets[start + 5] == 0 or buffer.octets[start + 5] == 0xF8):
+            return self._by_ethertype(buffer, start + 8, end, uncaptured, u16(buffer, start + 6))
         return _NOT_IP
 
     @cython.cfunc
@@ -382,8 +406,8 @@ class Decoder:
         if _is_ip(buffer, start, end, uncaptured):
             return self._network(buffer, start, end, uncaptured)
         # A control word begins with 16 zero bits (RFC 4448 section 4.6). So does many an address: see what follows it.
-        if end - start >= 18 and _u16(buffer, start) == 0:
-            if _carried(_u16(buffer, start + 16)) or not _carried(_u16(buffer, start + 12)):
+        if end - start >= 18 and u16(buffer, start) == 0:
+            if _carried(u16(buffer, start + 16)) or not _carried(u16(buffer, start + 12)):
                 start += 4
         return self._ethernet(buffer, start, end, uncaptured)
 
@@ -396,7 +420,7 @@ class Decoder:
         """RFC 2516 section 4: a session frame has version 1, type 1 and code 0."""
         if end - start < 6:
             return _LINK_TRUNCATED
-        if _u16(buffer, start) != 0x1100:
+        if u16(buffer, start) != 0x1100:
             return _NOT_IP
         return self._ppp(buffer, start + 6, end, uncaptured)
 
@@ -410,7 +434,7 @@ class Decoder:
 
         An odd first octet is a protocol of one octet (RFC 1661 section 6.5)."""
         protocol: cython.int
-        if end - start >= 2 and _u16(buffer, start) == 0xFF03:
+        if end - start >= 2 and u16(buffer, start) == 0xFF03:
             start += 2
         if end - start < 1:
             return _LINK_TRUNCATED
@@ -436,7 +460,7 @@ class Decoder:
         """RFC 1547 section 4.3.1: address, control, ethertype."""
         if end - start < 4:
             return _LINK_TRUNCATED
-        return self._by_ethertype(buffer, start + 4, end, uncaptured, _u16(buffer, start + 2))
+        return self._by_ethertype(buffer, start + 4, end, uncaptured, u16(buffer, start + 2))
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -466,7 +490,7 @@ class Decoder:
                 return _LINK_UNSUPPORTED
             size = buffer.octets[start + 2] | (buffer.octets[start + 3] << 8)
         else:  # Prism and AVS: four bytes, then the length in four, in either byte order
-            size = _u32(buffer, start + 4)
+            size = u32(buffer, start + 4)
             if size > 0xFFFF:
                 size = buffer.octets[start + 4] | (buffer.octets[start + 5] << 8)
         if size < 8:
@@ -511,7 +535,7 @@ class Decoder:
         start += size
         # Some radios fill the header up to a multiple of four, which not every capture says.
         if size & 3 and end - start >= 5:
-            if _u16(buffer, start) != 0xAAAA and _u16(buffer, start + 2) == 0xAAAA and buffer.octets[start + 4] == 3:
+            if u16(buffer, start) != 0xAAAA and u16(buffer, start + 2) == 0xAAAA and buffer.octets[start + 4] == 3:
                 start += 2
         return self._llc(buffer, start, end, uncaptured)
 
@@ -534,8 +558,8 @@ class Decoder:
         big = buffer.octets[start + 2] == 0
         while end - start >= 4:
             if big:
-                size = _u16(buffer, start)
-                kind = _u16(buffer, start + 2)
+                size = u16(buffer, start)
+                kind = u16(buffer, start + 2)
             else:
                 size = buffer.octets[start] | (buffer.octets[start + 1] << 8)
                 kind = buffer.octets[start + 2] | (buffer.octets[start + 3] << 8)
@@ -585,24 +609,25 @@ class Decoder:
         if end - start < 20:
             return _IP_TRUNCATED
         header = (buffer.octets[start] & 0x0F) * 4
-        length = _u16(buffer, start + 2)
+        length = u16(buffer, start + 2)
         if length == 0:  # a frame that the NIC will cut (segmentation offload) has no length yet
             length = end - start + uncaptured
         if header < 20 or length < header:
             return _IP_MALFORMED
         if end - start < header:
             return _IP_TRUNCATED
-        fragment = _u16(buffer, start + 6)
+        fragment = u16(buffer, start + 6)
         segment.ip_version = 4
         segment.source_high = 0
-        segment.source_low = _u32(buffer, start + 12)
+        segment.source_low = u32(buffer, start + 12)
         segment.destination_high = 0
-        segment.destination_low = _u32(buffer, start + 16)
+        segment.destination_low = u32(buffer, start + 16)
+        segment.ip_id = u16(buffer, start + 4)
         self.protocol = buffer.octets[start + 9]
         if fragment & 0x3FFF:
             if end - start < length:
                 return _FRAGMENT_TRUNCATED
-            self.fragment_id = _u16(buffer, start + 4)
+            self.fragment_id = segment.ip_id
             self.fragment_offset = (fragment & 0x1FFF) * 8
             self.fragment_more = fragment & 0x2000 != 0
             self.fragment_start = start + header
@@ -627,11 +652,12 @@ class Decoder:
         headers: cython.int = 0
         if end - start < 40:
             return _IP_TRUNCATED
-        length = _u16(buffer, start + 4)
+        length = u16(buffer, start + 4)
         if length == 0:  # a jumbogram (RFC 2675), or segmentation offload
             length = end - start - 40 + uncaptured
         following = buffer.octets[start + 6]
         segment.ip_version = 6
+        segment.ip_id = 0
         segment.source_high = _u64(buffer, start + 8)
         segment.source_low = _u64(buffer, start + 16)
         segment.destination_high = _u64(buffer, start + 24)
@@ -643,12 +669,12 @@ class Decoder:
                     return _IP_MALFORMED
                 if end - start < 8:
                     return _IP_TRUNCATED
-                field = _u16(buffer, start + 2)
+                field = u16(buffer, start + 2)
                 if field & 0xFFF9:  # otherwise an atomic fragment, which is whole (RFC 6946)
                     if end - start < length:
                         return _FRAGMENT_TRUNCATED
                     self.protocol = buffer.octets[start]
-                    self.fragment_id = _u32(buffer, start + 4)
+                    self.fragment_id = u32(buffer, start + 4)
                     self.fragment_offset = field & 0xFFF8
                     self.fragment_more = field & 1 != 0
                     self.fragment_start = start + 8
@@ -686,24 +712,110 @@ class Decoder:
         self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         length: cython.longlong,
     ) -> cython.int:  # fmt: skip
-        """By IP protocol: TCP (RFC 9293 section 3.1). Tunnels (GRE, IP in IP, UDP ports) would be taken apart here."""
+        """By IP protocol: TCP (RFC 9293 section 3.1), or what may be a tunnel."""
         segment: Segment = self.segment
         header: cython.int
         if self.protocol != 6:
-            return _NOT_TCP
+            return self._tunnel(buffer, start, end, length)
         if end - start < 20:
             return _TCP_MALFORMED if length < 20 else _TCP_TRUNCATED
         header = (buffer.octets[start + 12] >> 4) * 4
         if header < 20 or header > length:
             return _TCP_MALFORMED
-        segment.source_port = _u16(buffer, start)
-        segment.destination_port = _u16(buffer, start + 2)
-        segment.seq = _u32(buffer, start + 4)
-        segment.ack = _u32(buffer, start + 8)
+        segment.source_port = u16(buffer, start)
+        segment.destination_port = u16(buffer, start + 2)
+        segment.seq = u32(buffer, start + 4)
+        segment.ack = u32(buffer, start + 8)
         segment.flags = buffer.octets[start + 13]
+        segment.checksum = u16(buffer, start + 16)
         segment.payload_length = length - header
         segment.payload_start = start + header
         segment.payload_end = end
         if segment.payload_start > end:  # cut inside the options
             segment.payload_start = end
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _tunnel(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        length: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        """Whatever is not TCP, `length` bytes of which start to end are captured: goes on inside, if it is a tunnel."""
+        segment: Segment = self.segment
+        outer: Outer
+        protocol: cython.int = self.protocol
+        found: cython.int = 0
+        size: cython.longlong
+        source: cython.int = 0
+        destination: cython.int = 0
+        if protocol != 17 and protocol not in (4, 41, 47, 97, 137):
+            return _NOT_TCP
+        if segment.depth >= _MAX_TUNNELS:
+            return _TUNNELS_TOO_DEEP
+        outer = segment.outers[segment.depth]
+        if protocol == 17:  # RFC 768
+            if end - start < 8:
+                return _NOT_TCP
+            source = u16(buffer, start)
+            destination = u16(buffer, start + 2)
+            size = u16(buffer, start + 4)
+            if size == 0:
+                size = length
+            if size < 8 or size > length:
+                return _NOT_TCP
+            length = size
+            if end > start + length:
+                end = start + length
+            found = tunnel.udp(outer, buffer, start + 8, end, length - 8, source, destination)
+        elif protocol == 47:
+            found = tunnel.gre(outer, buffer, start, end)
+        elif protocol == 97:
+            found = tunnel.etherip(outer, buffer, start, end)
+        elif protocol == 137:
+            tunnel.mpls(outer, start)
+        else:  # RFC 2003, RFC 2473, RFC 4213
+            outer.found((0 if protocol == 4 else 2) + (0 if segment.ip_version == 4 else 1), start, 0, -1, False)
+        if found != 0:
+            if found == 1:
+                return _TUNNEL_TRUNCATED
+            return _TUNNEL_UNSUPPORTED if found == 2 else _NOT_TCP
+        outer.ip_version = segment.ip_version
+        outer.source_high = segment.source_high
+        outer.source_low = segment.source_low
+        outer.destination_high = segment.destination_high
+        outer.destination_low = segment.destination_low
+        outer.source_port = source
+        outer.destination_port = destination
+        segment.depth += 1
+        if self.tunnel_in_key:
+            self._step(outer.kind, outer.id if outer.shared else -1)
+        self.layers = 0
+        length -= outer.start - start  # of the inside
+        return self._inside(buffer, outer.start, end, length - (end - outer.start), outer.inside)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _inside(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        uncaptured: cython.longlong, inside: cython.int,
+    ) -> cython.int:  # fmt: skip
+        """What a tunnel carries: see Outer."""
+        if inside == 0:
+            return self._network(buffer, start, end, uncaptured)
+        if inside == 1:
+            return self._ppp(buffer, start, end, uncaptured)
+        if inside == 0x6558:
+            return self._ethernet(buffer, start, end, uncaptured)
+        return self._by_ethertype(buffer, start, end, uncaptured, inside)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _step(self, kind: cython.int, number: cython.longlong) -> cython.int:
+        """Folds a VLAN or a tunnel into the path. Another sequence of steps does not come to the same number, except by
+        a chance that nobody can aim at: the key is secret."""
+        path: cython.ulonglong = self.segment.path
+        value: cython.longlong = (number + 1) << 5 | (kind + 1)
+        path = ((path ^ value) * self.path_key) & 0xFFFFFFFFFFFFFFFF
+        self.segment.path = path ^ path >> 29
         return 0

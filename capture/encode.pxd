@@ -49,6 +49,7 @@ cdef class Encoder:
     cdef bytes _clean_pairs(self, bytes pairs)
     cdef bytes _mime_type(self, bytes content_type)
     cdef Identity _identify(self, Connection connection)
+    cdef int _tunnels(self, tuple outers, bint swapped) except? -1
     cdef int _address(self, bint v4, unsigned long long high, unsigned long long low) except? -1
     cdef int _packed(self, bint v4, unsigned long long high, unsigned long long low) except? -1
     cdef int _number(self, unsigned long long value, int size) except? -1

@@ -26,14 +26,17 @@ if cython.compiled:
     from cython.cimports.http_capture.capture.http.exchange import Exchange
     from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message
     from cython.cimports.http_capture.capture.octets import copied, part, plain, put
+    from cython.cimports.http_capture.capture.tunnel import Outer
 else:
     from .connection import Connection
     from .http.exchange import Exchange
     from .http.message import HeaderIndex, Message
     from .octets import copied, part, plain, put
+    from .tunnel import Outer
 from .http.exchange import REASONS
 from .http.message import hash_name
 from .record import MESSAGES, PRODUCT, REDACTED, SCHEMA
+from .tunnel import KINDS
 
 _DIGITS = cython.declare(bytes, b"0123456789abcdef")
 _LOWER = cython.declare(bytes, bytes(range(256)).lower())
@@ -362,10 +365,44 @@ class Encoder:
             self._put(b',"inner":{"vlan":{"id":"')
             self._integer(connection.inner_vlan)
             self._put(b'"}}')
+        if connection.outers is not None:
+            self._tunnels(connection.outers, swapped)
         self._put(b"},")
         identity.network_end = self.at
         identity.text = self._cut(0)
         return identity
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _tunnels(self, outers: tuple, swapped: cython.bint) -> cython.int:
+        """The tunnels around a connection. `swapped`: the first segment was the server's."""
+        outer: Outer
+        v4: cython.bint
+        self._put(b',"tunnel":[')
+        for outer in outers:
+            v4 = outer.ip_version == 4
+            self._put(b'{"type":"')
+            self._put(KINDS[outer.kind].encode())
+            self._put(b'","destination":{"ip":"' if swapped else b'","source":{"ip":"')
+            self._address(v4, outer.source_high, outer.source_low)
+            self._put(b'"')
+            if outer.source_port or outer.destination_port:
+                self._put(b',"port":')
+                self._integer(outer.source_port)
+            self._put(b'},"source":{"ip":"' if swapped else b'},"destination":{"ip":"')
+            self._address(v4, outer.destination_high, outer.destination_low)
+            self._put(b'"')
+            if outer.source_port or outer.destination_port:
+                self._put(b',"port":')
+                self._integer(outer.destination_port)
+            self._put(b"}")
+            if outer.id >= 0:
+                self._put(b',"id":"')
+                self._integer(outer.id)
+                self._put(b'"')
+            self._put(b"},")
+        self.at -= 1
+        return self._put(b"]")
 
     @cython.cfunc
     @cython.exceptval(-1)

@@ -2,10 +2,12 @@
 
 from http_capture.capture.connection cimport ConnectionTable
 from http_capture.capture.decode cimport Decoder
+from http_capture.capture.mirror cimport MirrorCopies
 from http_capture.capture.source.block cimport Block
 
 cdef class FrameLoop:
     cdef public Decoder decoder
+    cdef public MirrorCopies copies
     cdef public ConnectionTable connections
     cdef public object defragmenter
     cdef public object matches

@@ -3,6 +3,14 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memchr, memcpy
 
+from http_capture.capture.source.block cimport Buffer
+
+cdef inline int u16(Buffer buffer, Py_ssize_t at) noexcept:
+    return buffer.octets[at] << 8 | buffer.octets[at + 1]
+
+cdef inline long long u32(Buffer buffer, Py_ssize_t at) noexcept:
+    return <long long>u16(buffer, at) << 16 | u16(buffer, at + 2)
+
 cdef inline bytes part(bytes data, Py_ssize_t start, Py_ssize_t end):
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, end - start)
 

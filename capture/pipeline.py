@@ -1,6 +1,6 @@
 """The only module that knows every stage: makes them, runs the loop, keeps the clock.
 
-source -> decode -> (defrag) -> connection/reassembly -> http parser -> exchange -> encode -> sink
+source -> decode -> (defrag) -> (mirror) -> connection/reassembly -> http parser -> exchange -> encode -> sink
 """
 
 import time
@@ -14,6 +14,7 @@ from .encode import Encoder
 from .frame_loop import FrameLoop
 from .http.exchange import HttpApplication
 from .http.parser import Limits
+from .mirror import MirrorCopies
 from .reassembly import Reassembly
 from .sink import Sink
 from .source import EndOfInput, Source
@@ -69,14 +70,16 @@ class Pipeline:
             idle_timeout_ns=int(tcp.idle_timeout_seconds * NS),
             closing_timeout_ns=int(tcp.closing_timeout_seconds * NS),
         )
-        self.decoder = Decoder()
+        decode = settings.decode
+        self.decoder = Decoder(vlan_in_key=decode.vlan_in_key, tunnel_in_key=decode.tunnel_in_key)
         self.defragmenter = Defragmenter(settings.defrag)
         matches = None
         if settings.source.filter and not source.live:
             from .source.bpf import ReplayFilter
 
             matches = ReplayFilter(settings.source.filter).matches
-        self.loop = FrameLoop(self.decoder, self.defragmenter, self.connections, matches)
+        copies = MirrorCopies(int(tcp.mirror_seconds * NS))
+        self.loop = FrameLoop(self.decoder, self.defragmenter, copies, self.connections, matches)
 
     def run(self, stopped: Callable[[], bool], each_block: Callable[[], None] = lambda: None) -> None:
         """Reads until the end of the input or, once `stopped()`, what the source has taken by then. Raises what source

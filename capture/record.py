@@ -18,6 +18,10 @@ REDACTED = b"REDACTED"
 IncompleteReason = Literal[
     "no_request", "no_response", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed"
 ]
+TunnelType = Literal[
+    "ipip", "4in6", "6in4", "6in6", "etherip", "gre", "erspan", "pptp", "mpls", "vxlan", "vxlan-gpe", "geneve", "gtp-u",
+    "teredo", "ayiya",
+]  # fmt: skip
 Headers = dict[str, list[str]]
 """Lower-case field name -> its values in the order on the wire."""
 
@@ -53,13 +57,33 @@ class InnerNetwork(_Part):
     vlan: Vlan
 
 
+class Outer(_Part):
+    """One end of a tunnel; `port` where that runs over UDP."""
+
+    ip: str
+    port: int | None = None
+
+
+class Tunnel(_Part):
+    """A tunnel that the connection came through. `id`: network, key, session or endpoint, as the kind has it; the
+    source is the end on the client's side."""
+
+    type: TunnelType
+    source: Outer
+    destination: Outer
+    id: str | None = None
+
+
 class Network(_Part):
+    """`vlan` and `inner.vlan` are the two outermost; `tunnel` lists the tunnels, outermost first."""
+
     type: Literal["ipv4", "ipv6"]
     transport: Literal["tcp"]
     protocol: Literal["http"]
     community_id: str
     vlan: Vlan | None = None
     inner: InnerNetwork | None = None
+    tunnel: list[Tunnel] | None = None
 
 
 class Url(_Part):

@@ -82,9 +82,9 @@ def ledger(
         frames = {"received": source.received, "dropped_by_kernel": source.dropped, **frames}
         frames["unread"] = max(0, source.received - source.dropped - loop.frames)
     equal(
-        "frames = filtered + segments + fragments + drops",
-        loop.frames,
-        loop.filtered + decoder.segments + decoder.fragments + sum(drops.values()) - decoder.datagram_drops,
+        "frames + datagrams = filtered + segments + fragments + drops",
+        loop.frames + defragmenter.datagrams,
+        loop.filtered + decoder.segments + decoder.fragments + sum(drops.values()),
     )
     if not live:
         equal("frames read = frames of the files", loop.frames, source.received)
@@ -108,8 +108,13 @@ def ledger(
             for name in ("used", "expired", "evicted", "duplicate", "overlap", "invalid", "pending")
         ),
     )
-    equal("datagrams = segments + drops", defragmenter.datagrams, decoder.datagram_segments + decoder.datagram_drops)
+    equal(
+        "datagrams = segments + fragments + drops",
+        defragmenter.datagrams,
+        decoder.datagram_segments + decoder.datagram_fragments + decoder.datagram_drops,
+    )
     segments: Numbers = {
+        "mirrored": loop.copies.segments,
         "total": connections.segments,
         "data": connections.data,
         "control": connections.control,
@@ -122,13 +127,14 @@ def ledger(
         "gaps": tcp.gaps,
         "holes_given_up_for_memory": tcp.holes_given_up_for_memory,
     }
-    equal("segments decoded = segments tracked", decoder.segments + decoder.datagram_segments, connections.segments)
+    equal("segments decoded = mirrored + tracked", decoder.segments, loop.copies.segments + connections.segments)
     equal(
         "segments = data + control + untracked + late + ignored",
         connections.segments,
         connections.data + connections.control + connections.untracked + connections.late + connections.ignored,
     )
     stream: Numbers = {
+        "mirrored": loop.copies.payload_bytes,
         "payload": tcp.payload_bytes,
         "delivered": tcp.delivered_bytes,
         "retransmitted": tcp.retransmitted_bytes,

@@ -49,6 +49,14 @@ class SourceSettings(Stage, frozen=True):
     return_timeout_seconds: Seconds = 10.0  # how long a NIC that was removed is waited for
 
 
+class DecodeSettings(Stage, frozen=True):
+    """What makes two segments with the same addresses and ports belong to one connection. Without VLAN or tunnel in the
+    key, directions that a mirror tags differently are put together, and so are networks that use the same addresses."""
+
+    vlan_in_key: bool = True
+    tunnel_in_key: bool = True
+
+
 class DefragSettings(Stage, frozen=True):
     """Bounds of IP fragment reassembly. RFC 791 and RFC 8200 allow a datagram 60 s."""
 
@@ -63,6 +71,7 @@ class TcpSettings(Stage, frozen=True):
     max_connections: Positive = 262144
     max_buffered_bytes_per_direction: Positive = 1 << 20
     max_buffered_bytes: Positive = 64 << 20
+    mirror_seconds: Annotated[float, Meta(ge=0)] = 0.05  # the same packet within it is a copy by the mirror
     reorder_seconds: Seconds = 0.2  # how long a hole that the peer has acknowledged is waited for
     handshake_timeout_seconds: Seconds = 30.0
     idle_timeout_seconds: Seconds = 300.0
@@ -129,6 +138,7 @@ class Settings(Stage, frozen=True):
     guard: GuardSettings = GuardSettings()
     process: ProcessSettings = ProcessSettings()
     source: SourceSettings = SourceSettings()
+    decode: DecodeSettings = DecodeSettings()
     defrag: DefragSettings = DefragSettings()
     tcp: TcpSettings = TcpSettings()
     http: HttpSettings = HttpSettings()

@@ -18,10 +18,6 @@ pytestmark = pytest.mark.skipif(not CASES, reason="needs the captures in ../shar
 
 NOT_YET = {
     "http2-range.pcap": "HTTP/2",
-    "gre-erspan-vxlan.pcap": "GRE, ERSPAN, VXLAN",
-    "Teredo.pcap": "Teredo",
-    "gtp2_different_udp_port.pcap": "GTP",
-    "vxlan-encapsulated-http.pcap": "VXLAN",
 }
 """What the line does not read yet, by the captures that show it."""
 

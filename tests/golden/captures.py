@@ -720,6 +720,72 @@ def ip_fragments() -> Capture:
     return Capture(frames, ledger={"fragments.used": 3, "fragments.datagrams": 1})
 
 
+def _vxlan(frames: Iterable[Frame], number: int) -> list[Frame]:
+    """These frames in a VXLAN, between 192.0.2.1, where the client is, and 192.0.2.2."""
+    through = []
+    for timestamp_ns, frame in frames:
+        to_server = frame[:6] == bytes.fromhex("020000000002")
+        ends = bytes((192, 0, 2, 1, 192, 0, 2, 2)) if to_server else bytes((192, 0, 2, 2, 192, 0, 2, 1))
+        size = 16 + len(frame)
+        head = struct.pack("!HHHHII", 50000 + to_server, 4789, size, 0, 8 << 24, number << 8)
+        ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + size, timestamp_ns >> 8 & 0xFFFF, 0, 64, 17, 0) + ends
+        through.append((timestamp_ns, bytes(12) + b"\x08\0" + ip + head + frame))
+    return through
+
+
+def tunnel_vxlan() -> Capture:
+    """The addresses are those inside; the tunnel, its id and its ends are told (RFC 7348)."""
+    return Capture(_vxlan(_exchange(http_request(), _text("through")).frames, 42))
+
+
+def tunnel_from_the_server() -> Capture:
+    """The first frame seen is the server's: the tunnel's source is all the same the end on the client's side."""
+    frames = _vxlan(_exchange(http_request(), _text("through")).frames, 42)
+    return Capture([frames[1], *frames[3:]])
+
+
+def inside_and_outside() -> Capture:
+    """The same connection bare, tagged, and in two networks: one each, with the same event.id."""
+    bare = _exchange(http_request(), _text("four times")).frames
+    tagged = _exchange(http_request(), _text("four times"), vlan=(7,)).frames
+    ways = (bare, tagged, _vxlan(bare, 1), _vxlan(bare, 2))
+    frames = [(at + i, frame) for i, way in enumerate(ways) for at, frame in way]
+    return Capture(sorted(frames), ledger={"connections.opened": 4, "segments.mirrored": 0})
+
+
+def tunnel_in_fragments() -> Capture:
+    """What the tunnel carries is in fragments, and so is what carries it."""
+    frames: list[Frame] = []
+    for timestamp_ns, frame in _exchange(http_request(), _text("0123456789" * 10)).frames:
+        for i, inner in enumerate(fragment(frame, 64) if len(frame) > 150 else [frame]):
+            ((_, outer),) = _vxlan([(timestamp_ns + (i << 8), inner)], 42)
+            identification = (timestamp_ns >> 8) + i & 0xFFFF
+            frames += [(timestamp_ns + i, piece) for piece in fragment(outer, 48, identification=identification)]
+    return Capture(frames, ledger={"fragments.pending": 0, "frames.drops.not_tcp": 0})
+
+
+def vlans_of_each_direction() -> Capture:
+    """A mirror that tags by direction: one connection where the VLAN is left out of its key."""
+    conversation = _exchange(http_request(), _text("both"), vlan=(5,))
+    frames = [
+        (at, frame if frame[:6] == bytes.fromhex("020000000002") else frame[:14] + b"\0\6" + frame[16:])
+        for at, frame in conversation.frames
+    ]
+    return Capture(frames, {"decode": {"vlan_in_key": False}}, ledger={"connections.opened": 1})
+
+
+def mirrored_twice() -> Capture:
+    """Each frame comes a second time from behind a router: left out, and no retransmission."""
+    conversation = _exchange(http_request(), _text("once"))
+    frames = [
+        (at + i, bytes(i * 12) + frame[i * 12 : 22] + bytes((64 - i,)) + frame[23:])
+        for at, frame in conversation.frames
+        for i in range(2)
+    ]
+    number = len(conversation.frames)
+    return Capture(frames, ledger={"segments.mirrored": number, "segments.total": number, "bytes.retransmitted": 0})
+
+
 def raw_ip() -> Capture:
     """A capture without a link layer (LINKTYPE_RAW)."""
     return Capture(_exchange(http_request(), _text("raw"), link=RAW).frames, link=RAW)

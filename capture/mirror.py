@@ -1,0 +1,98 @@
+"""Frames that the mirror itself has sent twice: both directions of a port, or two ports on the way of a packet.
+
+The second one is the same packet: the same addresses, ports and path, IP id, sequence and acknowledgement number,
+flags, length, TCP checksum, and first and last eight bytes of payload, within `window_ns`. What TCP sends again has
+another IP id, or another timestamp and so another checksum. It is not read, and counted apart from retransmissions; TTL
+and link header may differ, as they do behind a router.
+
+An acknowledgement without payload, SYN, FIN, RST and IP id is not judged: TCP repeats those within microseconds.
+
+Bound: the last segment of each of SLOTS places, chosen by a fingerprint with a secret key. A copy that comes later than
+another segment of its place is not recognised; TCP then takes it as a retransmission.
+"""
+
+import os
+from array import array
+
+import cython
+
+if cython.compiled:
+    from cython.cimports.http_capture.capture.decode import Segment
+    from cython.cimports.http_capture.capture.octets import u32
+    from cython.cimports.http_capture.capture.source.block import Buffer
+else:
+    from .decode import Segment
+    from .octets import u32
+    from .source.block import Buffer
+
+SLOTS = 1 << 14
+_MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
+_MULTIPLIER = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
+
+
+@cython.cclass
+class MirrorCopies:
+    """`segments` and `payload_bytes` count the copies. window_ns = 0: nothing is one."""
+
+    def __init__(self, window_ns: int) -> None:
+        self.window_ns = window_ns
+        self.segments = self.payload_bytes = 0
+        self.key = int.from_bytes(os.urandom(8), "little") | 1
+        self.fingerprints = array("Q", bytes(8 * SLOTS))
+        self.times_ns = array("q", bytes(8 * SLOTS))
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def is_copy(self, segment: Segment) -> cython.bint:
+        """True where this segment has been seen just before. Remembers it."""
+        fingerprint: cython.ulonglong
+        place: cython.Py_ssize_t
+        apart_ns: cython.longlong
+        start: cython.Py_ssize_t = segment.payload_start
+        end: cython.Py_ssize_t = segment.payload_end
+        if self.window_ns == 0:
+            return False
+        if segment.payload_length == 0 and segment.ip_id == 0 and not segment.flags & 0x07:
+            return False
+        fingerprint = self._mix(self.key, (segment.seq << 32 | segment.ack) & _MASK)
+        fingerprint = self._mix(fingerprint, segment.ip_id << 32 | segment.checksum << 16 | segment.flags)
+        fingerprint = self._mix(fingerprint, segment.payload_length)
+        fingerprint = self._mix(fingerprint, (segment.source_low << 32 & _MASK) ^ segment.destination_low)
+        fingerprint = self._mix(fingerprint, segment.source_port << 16 | segment.destination_port)
+        if segment.ip_version == 6:
+            fingerprint = self._mix(fingerprint, segment.source_low)
+            fingerprint = self._mix(fingerprint, segment.source_high)
+            fingerprint = self._mix(fingerprint, segment.destination_high)
+        fingerprint = self._mix(fingerprint, segment.path)
+        if end - start >= 8:
+            fingerprint = self._mix(fingerprint, self._eight(segment.buffer, start))
+            fingerprint = self._mix(fingerprint, self._eight(segment.buffer, end - 8))
+        else:
+            while start < end:
+                fingerprint = self._mix(fingerprint, segment.buffer.octets[start])
+                start += 1
+        place = fingerprint & (SLOTS - 1)
+        if self.fingerprints[place] == fingerprint:
+            apart_ns = segment.timestamp_ns - self.times_ns[place]
+            if -self.window_ns <= apart_ns <= self.window_ns:
+                self.segments += 1
+                self.payload_bytes += end - segment.payload_start
+                return True
+        self.fingerprints[place] = fingerprint
+        self.times_ns[place] = segment.timestamp_ns
+        return False
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _mix(self, fingerprint: cython.ulonglong, value: cython.ulonglong) -> cython.ulonglong:
+        fingerprint = ((fingerprint ^ value) * _MULTIPLIER) & _MASK
+        return fingerprint ^ fingerprint >> 32
+
+    @cython.cfunc
+    @cython.inline
+    @cython.exceptval(check=False)
+    def _eight(self, buffer: Buffer, at: cython.Py_ssize_t) -> cython.ulonglong:
+        high: cython.ulonglong = u32(buffer, at)
+        low: cython.ulonglong = u32(buffer, at + 4)
+        return high << 32 | low
