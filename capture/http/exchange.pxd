@@ -18,12 +18,16 @@ cdef class HttpConnection(Listener):
     cdef public Parser forward, backward, requests, responses
     cdef public list outstanding
     cdef public Exchange requesting, responding
-    cdef public bint uncertain, pipelined
+    cdef public bint uncertain, pipelined, owed, hidden
+    cdef public Py_ssize_t sure
+    cdef public Exchange doubtful
     cdef public int ended
-    cdef public long long lost_ack
+    cdef public long long lost_ack, answer_ack
     cdef public object identity
 
     cdef Exchange _match(self, Message message)
+    cdef int _complete(self, Exchange exchange) except? -1
+    cdef int _settle(self, bint confirmed) except? -1
     cdef int _emit(self, Exchange exchange, int reason) except? -1
     cdef int _emit_unanswered(self, Exchange exchange) except? -1
     cdef long long _retransmitted(self) noexcept

@@ -3,10 +3,15 @@
 Invariants:
 - Every message that the parsers tell of is in exactly one exchange (a 1xx answer joins one, or is counted as orphan).
 - Responses pair in order, and never with a request that the server had not yet received when it answered.
-- After a loss in either direction the number of outstanding requests is `uncertain`. Then a response is paired only if
-  its first byte is the very byte that a request of a client that does not pipeline was waiting for: the request's
-  acknowledgement number equals the response's sequence number, and it is the last request. Otherwise both are recorded
-  one-sided. A connection that has pipelined stays one-sided.
+- After a loss in either direction the number of outstanding requests is `uncertain`. Requests that came before a loss of
+  requests are `sure`: their responses still come in order. Of the others one is paired only if the client does not
+  pipeline, it is the last one, and the response begins with the very byte that it was waiting for: the request's
+  acknowledgement number equals the response's sequence number. After a loss of requests it also begins with the very
+  byte up to which the server had received when it sent the answer before, so that nothing in a body is taken for one.
+  Otherwise both are recorded one-sided. Where the start of a request is among what was lost, one response is `owed` to
+  it first. A connection that has pipelined stays one-sided.
+- What was lost of the requests may have been the only sign of pipelining. So the first pair after it is `doubtful`, and
+  kept back: the next request, or the end, confirms it; a response that nobody asked for parts it.
 
 Bound: `max_outstanding` requests wait for their response; the oldest is then recorded without one.
 """
@@ -115,7 +120,10 @@ class HttpConnection(Listener):
         self.outstanding: list[Exchange] = []
         self.requesting: Exchange = None
         self.responding: Exchange = None
-        self.uncertain = self.pipelined = False
+        self.uncertain = self.pipelined = self.owed = self.hidden = False
+        self.sure = 0
+        self.doubtful: Exchange = None
+        self.answer_ack = -1  # what the server had received when it sent its last answer
         self.ended = 0
         self.lost_ack = -2  # what the client had received when bytes of it were lost
         self.identity: Any = None
@@ -149,6 +157,8 @@ class HttpConnection(Listener):
     def on_head(self, parser: Parser, message: Message) -> cython.int:
         exchange: Exchange
         if parser is self.requests:
+            if self.doubtful is not None:
+                self._settle(True)
             exchange = Exchange(self)
             exchange.request = message
             exchange.retransmitted_bytes = -self._retransmitted()
@@ -164,10 +174,11 @@ class HttpConnection(Listener):
             if len(self.outstanding) > self.application.max_outstanding:
                 self.application.outstanding_overflow += 1
                 self.uncertain = True
+                self.sure = 0
                 self._emit(self.outstanding.pop(0), _EVICTED)
             return 0
         if 100 <= message.status < 200 and message.status != 101:
-            if self.outstanding and not self.uncertain:
+            if self.outstanding and (not self.uncertain or self.sure > 0):
                 exchange = self.outstanding[0]
                 if exchange.informational is None:
                     exchange.informational = []
@@ -177,6 +188,7 @@ class HttpConnection(Listener):
                 self.application.orphan_informational += 1
             return 0
         exchange = self._match(message)
+        self.answer_ack = message.ack
         if exchange is None:
             exchange = Exchange(self)
             exchange.request_done = True
@@ -199,7 +211,7 @@ class HttpConnection(Listener):
             self.requesting = None
             exchange.request_done = True
             if exchange.response_done:
-                self._emit(exchange, 0)
+                self._complete(exchange)
             elif self.uncertain and self.pipelined and exchange.response is None:
                 self._emit_unanswered(exchange)
             return 0
@@ -214,17 +226,23 @@ class HttpConnection(Listener):
             elif exchange.request is not None and exchange.request.method == b"CONNECT":
                 self.requests.proceed(200 <= message.status < 300)
         if exchange.request_done:
-            self._emit(exchange, 0)
+            self._complete(exchange)
         return 0
 
     @cython.ccall
     @cython.exceptval(-1)
     def on_lost(self, parser: Parser) -> cython.int:
         stream: Stream
-        self.uncertain = True
         if parser is self.requests:
+            if not self.uncertain:
+                self.sure = len(self.outstanding)
+            self.hidden = True
+            self.owed = self.owed or parser.start_lost
             stream = self.connection.forward if self.responses is self.forward else self.connection.backward
             self.lost_ack = stream.next_seq if stream.started else -2
+        else:
+            self.sure = 0
+        self.uncertain = True
         if not self.forward.recognised and not self.backward.recognised:
             self._leave_unless_http(parser)
         return 0
@@ -246,21 +264,67 @@ class HttpConnection(Listener):
         """The exchange that this final response belongs to, taken out of `outstanding`; None: to none for certain."""
         exchange: Exchange
         if not self.outstanding:
+            if self.doubtful is not None:
+                self._settle(False)
+            self.owed = False
             return None
-        if not self.uncertain:
+        if not self.uncertain or self.sure > 0:
             exchange = self.outstanding[0]
             if message.ack >= 0 and difference(message.ack, exchange.request.seq) <= 0:
                 return None
             self.outstanding.pop(0)
+            if self.sure > 0:
+                self.sure -= 1
             return exchange
         exchange = self.outstanding[len(self.outstanding) - 1]
-        if self.pipelined or exchange.request.ack != message.seq:
+        if (
+            self.pipelined
+            or self.owed
+            or exchange.request.ack != message.seq
+            or (self.hidden and self.answer_ack >= 0 and exchange.request.seq != self.answer_ack)
+        ):
+            self.owed = False
             return None
         self.outstanding.pop()
         while self.outstanding:
             self._emit(self.outstanding.pop(0), _GAP)
         self.uncertain = False
+        if self.hidden:
+            self.hidden = False
+            self.doubtful = exchange
         return exchange
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _complete(self, exchange: Exchange) -> cython.int:
+        """Both messages have ended."""
+        if exchange is self.doubtful:
+            return 0
+        return self._emit(exchange, 0)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _settle(self, confirmed: cython.bint) -> cython.int:
+        """The doubtful pair is one, or is not: then the client pipelines."""
+        exchange: Exchange = self.doubtful
+        other: Exchange
+        self.doubtful = None
+        if confirmed:
+            if exchange.request_done and exchange.response_done:
+                self._emit(exchange, 0)
+            return 0
+        self.uncertain = self.pipelined = True
+        other = Exchange(self)
+        other.response = exchange.response
+        other.request_done = True
+        other.retransmitted_bytes = -self._retransmitted()
+        exchange.response = None
+        exchange.response_done = False
+        if exchange.request_done:
+            self._emit(exchange, _GAP)
+        else:
+            self.outstanding.append(exchange)
+        return self._emit(other, 0)
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -275,6 +339,8 @@ class HttpConnection(Listener):
     def _flush(self, reason: cython.int) -> cython.int:
         """No response will come any more."""
         exchange: Exchange
+        if self.doubtful is not None:
+            self._settle(True)
         if self.responding is not None:
             exchange = self.responding
             self.responding = None
@@ -349,5 +415,5 @@ class HttpConnection(Listener):
         self.forward = self.backward = self.requests = self.responses = None
         self.connection = None
         self.outstanding.clear()
-        self.requesting = self.responding = None
+        self.requesting = self.responding = self.doubtful = None
         return 0

@@ -27,7 +27,7 @@ cdef class Parser(Consumer):
     cdef public int role, state
     cdef public Message message
     cdef public long long remaining, position_seq, searched
-    cdef public bint recognised, answers_09
+    cdef public bint recognised, answers_09, start_lost
     cdef bint after_gap, tunnel_follows
     cdef bytearray pending
     cdef Py_ssize_t scanned, boundary

@@ -82,6 +82,7 @@ _IS_TOKEN = cython.declare(bytes, bytes(1 if c in _TOKEN else 0 for c in range(2
 _CERTAIN_REQUEST = re.compile(rb"(?<![!-~])(?:" + _METHODS + rb") [!-\xff]{1,8000} HTTP/1\.[01]\r?\n")
 _CERTAIN_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-5][0-9][0-9][ \r\n]")
 # Directly after a gap less is needed, because a sender starts a message in a segment of its own.
+_TARGETS = (b"/", b"http://", b"https://", b"*")
 _LIKELY_REQUEST = re.compile(rb"(?:" + _METHODS + rb") (?:/|https?://|\*)")
 _REQUEST_LINE = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32})[ \t]+([^\r\n]*?)[ \t]+HTTP/([01]?)(?:\.([0-9]*))?[ \t]*\r?\Z"
@@ -96,6 +97,15 @@ _TEXTUAL = re.compile(
 )
 _LINE_TAIL = cython.declare(cython.Py_ssize_t, 8192)  # of an unfinished line, what a search keeps
 _STATUS_TAIL = cython.declare(cython.Py_ssize_t, 13)  # of a status line's begin, likewise
+_LIKELY_BEGINS = cython.declare(
+    frozenset,
+    frozenset(
+        (method + b" " + target)[:size]
+        for method in _METHODS.split(b"|")
+        for target in _TARGETS
+        for size in range(1, len(method) + 1 + len(target))
+    ),
+)
 _LIKELY_BYTES = cython.declare(cython.Py_ssize_t, 32)
 _HTTP = cython.declare(bytes, b"HTTP/")
 _SPACE_HTTP_1 = cython.declare(bytes, b" HTTP/1.")
@@ -201,6 +211,7 @@ class Parser(Consumer):
         self.tunnel_follows = False
         self.pending: bytearray = None
         self.scanned = 0
+        self.start_lost = False  # on_lost is called because of a gap with the start of a message in it
         self.head_gap = 0  # bytes missing after the head that is now read
         # of the bytes now read: sequence number of the first; those up to `boundary` came earlier, with old_ack, old_ns
         self.seq = self.boundary = 0
@@ -230,6 +241,7 @@ class Parser(Consumer):
     def on_gap(self, length: cython.longlong, timestamp_ns: cython.longlong, cut: cython.bint) -> cython.int:
         """Inside a body of known length the framing goes on; anywhere else the next message start is searched."""
         message: Message = self.message
+        messages: cython.longlong
         if self.position_seq >= 0:
             self.position_seq = advance(self.position_seq, length)
         if self.state == _TUNNEL or self.state == _AFTER_09:
@@ -249,10 +261,15 @@ class Parser(Consumer):
                 return 0
             if self.state == _BODY:
                 message.body_bytes += self.remaining
+                self.start_lost = not message.chunked
             self._end(_TRUNCATED if cut else _GAP)
-        elif self.pending is not None and self.state == _HEAD:
-            self._partial_head(_TRUNCATED if cut else _GAP, length)
+        else:
+            messages = self.limits.requests + self.limits.responses
+            if self.pending is not None and self.state == _HEAD:
+                self._partial_head(_TRUNCATED if cut else _GAP, length)
+            self.start_lost = messages == self.limits.requests + self.limits.responses
         self._lose()
+        self.start_lost = False
         self.after_gap = True
         return 0
 
@@ -722,7 +739,7 @@ class Parser(Consumer):
             likely = _LIKELY_REQUEST.match(data, at) is not None
             if likely:
                 found = at
-            elif self.role == _REQUEST and len(data) - at < _LIKELY_BYTES:
+            elif len(data) - at < _LIKELY_BYTES and data[at:] in _LIKELY_BEGINS:
                 return -1
             else:
                 self.after_gap = False
