@@ -22,7 +22,7 @@ cdef class Encoder:
     cdef bytes host, agent, referer
     cdef int[::1] seen
     cdef int round
-    cdef int key_kind
+    cdef int key_kind, anomalies
     cdef bint redact, keep_unknown
     cdef frozenset redact_headers, redact_names, url_headers
     cdef bytes header_table, secret_table

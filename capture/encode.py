@@ -34,7 +34,7 @@ else:
     from .octets import copied, part, plain, put
     from .tunnel import Outer
 from .http.exchange import REASONS
-from .http.message import hash_name
+from .http.message import ANOMALIES, hash_name
 from .record import MESSAGES, PRODUCT, REDACTED, SCHEMA
 from .tunnel import KINDS
 
@@ -109,6 +109,7 @@ class Encoder:
         self.room = 1 << 16
         self.index = HeaderIndex(max_headers)
         self.key_kind = _KEYS[key]
+        self.anomalies = 0
         self.redact = redact
         self.keep_unknown = keep_unknown
         self.redact_headers = frozenset(name.lower().encode() for name in redact_headers) if redact else frozenset()
@@ -156,6 +157,7 @@ class Encoder:
         agent: bytes = None
         begin: cython.Py_ssize_t
         end: cython.Py_ssize_t
+        self.anomalies = 0
         if identity is None:
             identity = self._identify(connection)
             exchange.conversation.identity = identity
@@ -232,6 +234,7 @@ class Encoder:
             if exchange.informational is not None:
                 self._put(b',"informational":[')
                 for extra in exchange.informational:
+                    self.anomalies |= extra.anomalies
                     self._put(b'{"status_code":')
                     self._integer(extra.status)
                     self._put(b',"reason":')
@@ -263,6 +266,16 @@ class Encoder:
         self._put(b',"pipeline_index":')
         self._integer(exchange.pipeline_index)
         self._put(b',"midstream":true' if connection.midstream else b',"midstream":false')
+        if exchange.uncertain:
+            self._put(b',"uncertain":true')
+        if request is not None:
+            self.anomalies |= request.anomalies
+        if response is not None:
+            self.anomalies |= response.anomalies
+        if self.anomalies != 0:
+            self._put(b',"anomalies":[')
+            self._put(b",".join([b'"%b"' % name.encode() for k, name in enumerate(ANOMALIES) if self.anomalies >> k & 1]))
+            self._put(b"]")
         self._timing(exchange, connection, identity)
         self._put(self.tail)
         self.value = copied(self.view, 0, self.at)
@@ -627,6 +640,7 @@ class Encoder:
         seen: set = None
         name: bytes
         index.scan(head, start, 0)
+        self.anomalies |= index.anomalies
         count = index.count
         self._put(b"{")
         if count > 64:  # comparing all pairs would be quadratic

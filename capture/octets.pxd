@@ -74,8 +74,26 @@ cdef extern from *:
         }
         return i;
     }
+
+    /* In blocks whose count fits a byte, which compilers turn into vector instructions. */
+    static inline Py_ssize_t hc_controls(const unsigned char *from, Py_ssize_t length) {
+        Py_ssize_t i = 0, total = 0;
+        for (; i + 64 <= length; i += 64) {
+            unsigned char count = 0;
+            for (int k = 0; k < 64; k++)
+                count += (unsigned char)((from[i + k] < 0x20) | (from[i + k] == 0x7F));
+            total += count;
+        }
+        for (; i < length; i++)
+            total += (from[i] < 0x20) | (from[i] == 0x7F);
+        return total;
+    }
     """
     Py_ssize_t hc_plain(unsigned char *to, const unsigned char *source, Py_ssize_t length) nogil
+    Py_ssize_t hc_controls(const unsigned char *source, Py_ssize_t length) nogil
+
+cdef inline Py_ssize_t controls(bytes data, Py_ssize_t start, Py_ssize_t end) noexcept:
+    return hc_controls(<const unsigned char *>PyBytes_AS_STRING(data) + start, end - start)
 
 cdef inline Py_ssize_t plain(unsigned char[::1] octets, Py_ssize_t at, bytes data, Py_ssize_t start, Py_ssize_t end) noexcept:
     return start + hc_plain(&octets[at], <const unsigned char *>PyBytes_AS_STRING(data) + start, end - start)

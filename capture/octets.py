@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .source.block import Buffer
 
+_CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _PLAIN = re.compile(rb"[ !#-\[\]-~]*")
 
 
@@ -35,6 +36,11 @@ def line_end(data: bytes, start: int, end: int) -> int:
     """Where the first line feed of data[start:end] is, or `end`."""
     found = data.find(b"\n", start, end)
     return found if found >= 0 else end
+
+
+def controls(data: bytes, start: int, end: int) -> int:
+    """How many bytes of data[start:end] are control characters (below 32, or DEL)."""
+    return len(_CONTROL.findall(data, start, end))
 
 
 def plain(octets: memoryview | bytearray, at: int, data: bytes, start: int, end: int) -> int:

@@ -22,6 +22,34 @@ TunnelType = Literal[
     "ipip", "4in6", "6in4", "6in6", "etherip", "gre", "erspan", "pptp", "mpls", "vxlan", "vxlan-gpe", "geneve", "gtp-u",
     "teredo", "ayiya",
 ]  # fmt: skip
+Anomaly = Literal[
+    "bare_lf",
+    "control_in_head",
+    "nul_in_head",
+    "obs_fold",
+    "obs_fold_transfer_encoding",
+    "space_before_colon",
+    "blank_before_field",
+    "field_malformed",
+    "head_end_odd",
+    "junk_before_message",
+    "request_line_odd",
+    "version_odd",
+    "status_odd",
+    "status_line_missing",
+    "lengths_repeated",
+    "lengths_differ",
+    "length_malformed",
+    "transfer_encoding_and_length",
+    "transfer_encoding_odd",
+    "transfer_encoding_version",
+    "chunked_not_applied",
+    "chunk_size_odd",
+    "chunk_end_missing",
+    "body_not_allowed",
+]
+"""What of the request or the response is not as RFC 9112 wants it; http/message.py says of each which reading was taken."""
+
 Headers = dict[str, list[str]]
 """Lower-case field name -> its values in the order on the wire."""
 
@@ -176,6 +204,9 @@ class Timing(_Part):
 
 
 class HttpCapture(_Part):
+    """anomalies: in the order of Anomaly. uncertain: at the time of the exchange the number of outstanding requests was
+    not certain, and the response was paired by sequence numbers, or not at all."""
+
     complete: bool
     gap_bytes: int
     retransmitted_bytes: int
@@ -185,6 +216,8 @@ class HttpCapture(_Part):
     instance: str
     schema: str
     incomplete_reason: IncompleteReason | None = None
+    anomalies: list[Anomaly] | None = None
+    uncertain: bool = False
 
 
 class Record(_Part):

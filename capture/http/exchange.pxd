@@ -9,7 +9,7 @@ cdef class Exchange:
     cdef public Message request, response
     cdef public list informational
     cdef public int pipeline_index, reason
-    cdef public bint request_done, response_done, complete
+    cdef public bint request_done, response_done, complete, uncertain
     cdef public long long retransmitted_bytes
 
 cdef class HttpConnection(Listener):

@@ -51,6 +51,7 @@ _BY_CLOSE = cython.declare(tuple, (9, 9, 4, 5, 6))
 _REQUEST = cython.declare(cython.int, 0)
 _RESPONSE = cython.declare(cython.int, 1)
 _EITHER = cython.declare(cython.int, 2)
+_HOLD = cython.declare(cython.int, 7)
 _AFTER_09 = cython.declare(cython.int, 9)
 _LOST = cython.declare(cython.int, 10)
 _MIDSTREAM = cython.declare(cython.int, 16)  # a connection seen from its middle is searched this much longer
@@ -60,7 +61,8 @@ _MIDSTREAM = cython.declare(cython.int, 16)  # a connection seen from its middle
 class Exchange:
     """A request with its response, or one of the two. `informational`: the heads of 1xx answers. `reason`: see REASONS.
 
-    pipeline_index: how many requests before it were unanswered when it was sent."""
+    pipeline_index: how many requests before it were unanswered when it was sent. uncertain: at its time the number of
+    outstanding requests was not certain."""
 
     def __init__(self, conversation: HttpConnection) -> None:
         self.conversation = conversation
@@ -68,7 +70,7 @@ class Exchange:
         self.response: Message = None
         self.informational: list[Message] = None
         self.pipeline_index = self.reason = 0
-        self.request_done = self.response_done = self.complete = False
+        self.request_done = self.response_done = self.complete = self.uncertain = False
         self.retransmitted_bytes = 0
 
 
@@ -156,6 +158,7 @@ class HttpConnection(Listener):
     @cython.exceptval(-1)
     def on_head(self, parser: Parser, message: Message) -> cython.int:
         exchange: Exchange
+        uncertain: cython.bint
         if parser is self.requests:
             if self.doubtful is not None:
                 self._settle(True)
@@ -163,6 +166,7 @@ class HttpConnection(Listener):
             exchange.request = message
             exchange.retransmitted_bytes = -self._retransmitted()
             exchange.pipeline_index = len(self.outstanding)
+            exchange.uncertain = self.uncertain
             if self.outstanding and self.responses.state != _LOST:
                 self.pipelined = True
             if self.uncertain and message.ack == self.lost_ack:
@@ -187,6 +191,7 @@ class HttpConnection(Listener):
             else:
                 self.application.orphan_informational += 1
             return 0
+        uncertain = self.uncertain and self.sure == 0
         exchange = self._match(message)
         self.answer_ack = message.ack
         if exchange is None:
@@ -194,6 +199,7 @@ class HttpConnection(Listener):
             exchange.request_done = True
             exchange.retransmitted_bytes = -self._retransmitted()
         exchange.response = message
+        exchange.uncertain = exchange.uncertain or uncertain
         self.responding = exchange
         if exchange.request is not None:
             if exchange.request.method == b"HEAD":
@@ -228,6 +234,13 @@ class HttpConnection(Listener):
         if exchange.request_done:
             self._complete(exchange)
         return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def is_answer(self, parser: Parser) -> cython.int:
+        if self.uncertain or self.connection.midstream or parser is not self.responses:
+            return 0
+        return len(self.outstanding) == 1 and self.requesting is None and self.requests.state != _HOLD
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -368,6 +381,7 @@ class HttpConnection(Listener):
             reason = _NO_REQUEST
         elif exchange.response is None:
             application.only_request += 1
+            exchange.uncertain = exchange.uncertain or self.uncertain
             if exchange.request.incomplete != 0:
                 reason = exchange.request.incomplete
         else:

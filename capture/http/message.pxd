@@ -2,7 +2,8 @@
 
 cdef class HeaderIndex:
     cdef public int count, capacity
-    cdef public bint overflow, folded
+    cdef public bint overflow, folded, undecided
+    cdef public int anomalies, lines
     cdef int[::1] spans
 
     cpdef Py_ssize_t scan(self, bytes data, Py_ssize_t start, Py_ssize_t base, bint framing=*) except? -2
@@ -14,6 +15,9 @@ cdef class HeaderIndex:
     cdef int name_hash(self, int i) noexcept
     cpdef bytes name(self, bytes head, int i)
     cpdef bytes value(self, bytes head, int i)
+
+cdef int _goes_on(bytes data, Py_ssize_t at, Py_ssize_t end) noexcept
+cdef Py_ssize_t _folded_colon(bytes data, Py_ssize_t at, Py_ssize_t end) noexcept
 
 cdef class Message:
     cdef public int role
@@ -27,7 +31,7 @@ cdef class Message:
     cdef public long long content_length
     cdef public long long body_bytes, wire_bytes, gap_bytes
     cdef public bint cut
-    cdef public int incomplete
+    cdef public int incomplete, anomalies
     cdef public list kept
     cdef public object decoder
     cdef public Py_ssize_t kept_bytes

@@ -24,7 +24,46 @@ REQUEST, RESPONSE, EITHER = 0, 1, 2
 REASONS = ("", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed")
 GAP, TRUNCATED, CLOSED, TIMEOUT, EVICTED, SHUTDOWN, MALFORMED = 1, 2, 3, 4, 5, 6, 7
 
+# What of a message is not as RFC 9112 wants it, and which reading was taken: ANOMALIES[k] is bit k of a mask.
+ANOMALIES = (
+    "bare_lf",  # a line of a head or of chunk framing ends in LF alone: a line end (RFC 9112 section 2.2)
+    "control_in_head",  # a control character other than tab, also a CR that ends no line: stays where it is
+    "nul_in_head",  # a NUL: framing reads the head without it
+    "obs_fold",  # a field, or its name, goes over several lines: one line (section 5.2)
+    "obs_fold_transfer_encoding",  # Transfer-Encoding does: the same
+    "space_before_colon",  # blanks or control characters between a field name and its colon: not of the name (5.1)
+    "blank_before_field",  # the first field line begins with a blank: the blank is passed over (2.2)
+    "field_malformed",  # a field line without a colon or a name: passed over
+    "head_end_odd",  # a line of nothing but CRs or blanks, and no field line behind it: the end of the head
+    "junk_before_message",  # bytes between messages, or lines before the first status line: passed over
+    "request_line_odd",  # tabs or several blanks between its parts, or blanks in the target: target as it stands
+    "version_odd",  # not `HTTP/1.0` or `HTTP/1.1` to the letter: no version, unless only the case differs
+    "status_odd",  # no status of three digits from 100 on: no status, read like a 200
+    "status_line_missing",  # the answer has no status line: all of it is the body, until the close (RFC 1945 section 4.1)
+    "lengths_repeated",  # Content-Length several times, the same: that length (RFC 9112 section 6.3)
+    "lengths_differ",  # several, different: a request is malformed, a response read by the first
+    "length_malformed",  # not a number: a request is malformed, a response read as if the field was not there
+    "transfer_encoding_and_length",  # both: Transfer-Encoding counts (6.3)
+    "transfer_encoding_odd",  # not `chunked` after known codings: chunked where it says so and a chunk size follows
+    "transfer_encoding_version",  # Transfer-Encoding in a message that is no HTTP/1.1 (6.1): the same
+    "chunked_not_applied",  # said to be chunked, and no chunk size follows: read by length, or until the close
+    "chunk_size_odd",  # blanks, a sign, `0x` or junk around a chunk size, or one too large: the number in it, if any (7.1)
+    "chunk_end_missing",  # no line end after a chunk: the next size is read there (7.1)
+    "body_not_allowed",  # a 1xx or 204 response announces a body: it has none (6.3)
+)
+(
+    BARE_LF, CONTROL_IN_HEAD, NUL_IN_HEAD, OBS_FOLD, OBS_FOLD_TRANSFER_ENCODING, SPACE_BEFORE_COLON, BLANK_BEFORE_FIELD,
+    FIELD_MALFORMED, HEAD_END_ODD, JUNK_BEFORE_MESSAGE, REQUEST_LINE_ODD, VERSION_ODD, STATUS_ODD, STATUS_LINE_MISSING,
+    LENGTHS_REPEATED, LENGTHS_DIFFER, LENGTH_MALFORMED, TRANSFER_ENCODING_AND_LENGTH, TRANSFER_ENCODING_ODD,
+    TRANSFER_ENCODING_VERSION, CHUNKED_NOT_APPLIED, CHUNK_SIZE_ODD, CHUNK_END_MISSING, BODY_NOT_ALLOWED,
+) = (1 << bit for bit in range(len(ANOMALIES)))  # fmt: skip
+_BARE_LF = cython.declare(cython.int, 1)
+
 LOWER = cython.declare(bytes, bytes(range(256)).lower())
+# 1 for each byte that a token has (RFC 9110 section 5.6.2).
+TOKEN = cython.declare(
+    bytes, bytes(chr(c).isascii() and (chr(c).isalnum() or chr(c) in "!#$%&'*+-.^_`|~") for c in range(256))
+)
 _FIELDS = cython.declare(cython.int, 5)
 
 
@@ -41,13 +80,18 @@ class HeaderIndex:
     """Where the header fields of a head are (RFC 9112 section 5). One object is used for many heads.
 
     After scan(): fields 0 to count-1, in wire order. `overflow`: there were more than the capacity. `folded`: at least
-    one value goes over several lines (obs-fold). Lines that are no field are passed over.
+    one field goes over several lines (obs-fold). Lines that are no field are passed over. `anomalies`: what of
+    ANOMALIES was seen; `lines`: how many field lines. `undecided`: the end of the data may be the end of the head.
+
+    A line of nothing but CRs or blanks ends the head where what follows it is no field line. Readers differ, and nobody
+    sends one without the intention to make them differ.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.count = 0
-        self.overflow = self.folded = False
+        self.overflow = self.folded = self.undecided = False
+        self.anomalies = self.lines = 0
         self.spans = array("i", bytes(4 * 5 * capacity))
 
     @cython.ccall
@@ -73,21 +117,47 @@ class HeaderIndex:
         lines: cython.int = 0
         self.overflow = False
         self.folded = False
+        self.undecided = False
+        self.anomalies = 0
+        self.lines = 0
         self.count = 0
         while at < end:
             # Nothing that it could be folded to.
             while i == 0 and lines == 0 and at < end and (data[at] == 32 or data[at] == 9):
                 at += 1
+                self.anomalies |= BLANK_BEFORE_FIELD
             if at == end:
                 break
             begin = at
             c = data[at]
             if c == 10:
                 self.count = i
+                self.anomalies |= _BARE_LF
                 return at + 1
-            if c == 13 and at + 1 < end and data[at + 1] == 10:
-                self.count = i
-                return at + 2
+            if c == 13:
+                if at + 1 < end and data[at + 1] == 10:
+                    self.count = i
+                    return at + 2
+                while at < end and data[at] == 13:
+                    at += 1
+                if at == end:
+                    self.undecided = True
+                    break
+                if data[at] == 10:
+                    at += 1
+                    row = _goes_on(data, at, end)
+                    if row < 0:
+                        self.undecided = True
+                        break
+                    if row == 0:
+                        self.count = i
+                        self.anomalies |= HEAD_END_ODD
+                        return at
+                    self.anomalies |= FIELD_MALFORMED
+                    self.lines += 1
+                    lines += 1
+                    continue
+                at = begin
             if framing:
                 # A line that is folded, or too many of them: what they belong to takes all fields to tell.
                 if lines >= self.capacity or c == 32 or c == 9:
@@ -95,16 +165,33 @@ class HeaderIndex:
                 lines += 1
                 if c | 32 != 99 and c | 32 != 116:  # c, t
                     at = line_end(data, at, end) + 1
+                    if at <= end and data[at - 2] != 13:
+                        self.anomalies |= _BARE_LF
+                    self.lines += 1
                     continue
             if (c == 32 or c == 9) and i > 0:  # obs-fold
                 at = line_end(data, at, end)
                 stop = at
                 at += 1
+                self.lines += 1
+                if at <= end and data[at - 2] != 13:
+                    self.anomalies |= _BARE_LF
                 while stop > begin and (data[stop - 1] == 13 or data[stop - 1] == 32 or data[stop - 1] == 9):
                     stop -= 1
                 if stop > begin:
                     self.folded = True
+                    self.anomalies |= OBS_FOLD
                     spans[(i - 1) * _FIELDS + 3] = stop - base
+                    continue
+                row = _goes_on(data, at, end) if at <= end else -1
+                if row < 0:
+                    self.undecided = True
+                    break
+                if row == 0:
+                    self.count = i
+                    self.anomalies |= HEAD_END_ODD
+                    return at
+                self.anomalies |= OBS_FOLD
                 continue
             value = 0
             while at < end:
@@ -113,21 +200,38 @@ class HeaderIndex:
                     break
                 value = (value * 31 + lower[c]) & 0x3FFFFFF
                 at += 1
+            if c == 10 and at > begin and at + 1 < end and (data[at + 1] == 32 or data[at + 1] == 9):
+                if framing:
+                    return self.scan(data, start, base, False)
+                name_end = _folded_colon(data, at, end)
+                if name_end > 0:
+                    self.folded = True
+                    self.anomalies |= OBS_FOLD
+                    at = name_end
+                    c = 58
             name_end = at
+            self.lines += 1
             if at >= end or c == 10 or at == begin:  # no colon, or nothing before it
                 at = line_end(data, at, end) + 1
+                if at <= end:
+                    self.anomalies |= FIELD_MALFORMED
+                    if data[at - 2] != 13:
+                        self.anomalies |= _BARE_LF
                 continue
-            if data[name_end - 1] == 32 or data[name_end - 1] == 9:
-                while name_end > begin and (data[name_end - 1] == 32 or data[name_end - 1] == 9):
+            if data[name_end - 1] <= 32:
+                while name_end > begin and data[name_end - 1] <= 32:
                     name_end -= 1
                 value = 0
                 for stop in range(begin, name_end):
                     value = (value * 31 + lower[data[stop]]) & 0x3FFFFFF
+                self.anomalies |= SPACE_BEFORE_COLON
             at += 1
             while at < end and (data[at] == 32 or data[at] == 9):
                 at += 1
             stop = at
             at = line_end(data, at, end)
+            if at < end and data[at - 1] != 13:
+                self.anomalies |= _BARE_LF
             if i >= self.capacity:
                 self.overflow = True
                 at += 1
@@ -200,6 +304,37 @@ class HeaderIndex:
         return value
 
 
+@cython.cfunc
+@cython.exceptval(check=False)
+def _goes_on(data: bytes, at: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+    """Whether the head goes on at `at`, after a line of blanks: 1, with a field, a fold or its end; 0: no; -1: perhaps."""
+    token: bytes = TOKEN
+    begin: cython.Py_ssize_t = at
+    if at < end and (data[at] == 10 or data[at] == 32 or data[at] == 9):
+        return 1
+    if at < end and data[at] == 13:
+        return -1 if at + 1 == end else data[at + 1] == 10
+    while at < end and token[data[at]]:
+        at += 1
+    if at > begin:
+        while at < end and (data[at] == 32 or data[at] == 9):
+            at += 1
+    if at == end:
+        return -1
+    return at > begin and data[at] == 58
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _folded_colon(data: bytes, at: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.Py_ssize_t:
+    """Where the colon is of a field name that ends with the line; all between is blank. 0: nowhere."""
+    while at < end and (data[at] == 32 or data[at] == 9 or data[at] == 13 or data[at] == 10):
+        if data[at] == 10 and at + 1 < end and data[at + 1] != 32 and data[at + 1] != 9:
+            return 0
+        at += 1
+    return at if at < end and data[at] == 58 else 0
+
+
 @cython.cclass
 class Message:
     """A message while it is read and afterwards. `role` is REQUEST or RESPONSE.
@@ -208,7 +343,7 @@ class Message:
     first_ns, last_ns: frame times of its first and last byte. version: 9, 10, 11, or 0 where it is none of these.
     body_bytes: transfer-decoded length, the true one; wire_bytes: all of the message as sent; gap_bytes: lost of it.
     kept: the first kept_bytes bytes of the body, in pieces; or `decoder` has them, decoded. ended: its last byte came;
-    incomplete: why it is not whole, one of REASONS.
+    incomplete: why it is not whole, one of REASONS. anomalies: a mask of ANOMALIES.
     """
 
     def __init__(self, role: cython.int) -> None:
@@ -225,7 +360,7 @@ class Message:
         self.content_length = -1
         self.body_bytes = self.wire_bytes = self.gap_bytes = 0
         self.cut = False
-        self.incomplete = 0
+        self.incomplete = self.anomalies = 0
         self.kept: list[bytes] = None
         self.decoder: ContentDecoder = None
         self.kept_bytes = 0

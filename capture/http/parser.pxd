@@ -19,6 +19,7 @@ cdef class Listener:
     cpdef int on_head(self, Parser parser, Message message) except? -1
     cpdef int on_end(self, Parser parser, Message message) except? -1
     cpdef int on_lost(self, Parser parser) except? -1
+    cpdef int is_answer(self, Parser parser) except? -1
     cpdef int on_end_of_stream(self, Parser parser, int reason, long long timestamp_ns) except? -1
 
 cdef class Parser(Consumer):
@@ -28,10 +29,11 @@ cdef class Parser(Consumer):
     cdef public Message message
     cdef public long long remaining, position_seq, searched
     cdef public bint recognised, answers_09, start_lost
-    cdef bint after_gap, tunnel_follows
+    cdef bint after_gap, tunnel_follows, undecided, plain_size, doubt
+    cdef int before, blanks, first_is_answer
     cdef bytearray pending
     cdef Py_ssize_t scanned, boundary
-    cdef long long head_gap
+    cdef long long head_gap, length
     cdef long long seq, old_ack, old_ns, ack, now_ns
 
     cpdef int proceed(self, bint tunnel) except? -1
@@ -40,19 +42,28 @@ cdef class Parser(Consumer):
     cdef bint _ends(self, bytes data, Py_ssize_t at) noexcept
     cdef int _version(self, bytes data, Py_ssize_t end) noexcept
     cdef long long _length(self, bytes head, int i) except? -2
+    cdef int _odd_start(self, bytes data, Py_ssize_t at) except? -2
+    cdef int _short_answer(self, int reason) except? -1
+    cdef Py_ssize_t _blanks(self, bytes data, Py_ssize_t at) except? -2
     cdef int _plausible(self, bytes data, Py_ssize_t at) except? -2
     cdef Py_ssize_t _take_09(self, bytes data, Py_ssize_t at) except? -2
     cdef Message _begin(self, Py_ssize_t at)
     cdef int _take_head(self, bytes head, Py_ssize_t at, int reason) except? -1
     cdef int _partial_head(self, int reason, long long length) except? -1
     cdef int _body_done(self) except? -1
+    cdef int _malformed(self) except? -1
+    cdef Py_ssize_t _odd_chunk_size(self, bytes data, Py_ssize_t at) except? -2
+    cdef Py_ssize_t _open_chunk(self, Py_ssize_t at, Py_ssize_t end, long long size) except? -2
+    cdef Py_ssize_t _not_chunked(self, Py_ssize_t at) except? -2
     cdef Py_ssize_t _chunk_size(self, bytes data, Py_ssize_t at) except? -2
     cdef Py_ssize_t _chunk_end(self, bytes data, Py_ssize_t at) except? -2
     cdef Py_ssize_t _trailers(self, bytes data, Py_ssize_t at) except? -2
     cdef Py_ssize_t _search(self, bytes data, Py_ssize_t at) except? -2
     cdef int _request_line(self, Message message, bytes head, Py_ssize_t end) except? -1
-    cdef bint _status_line(self, Message message, bytes head, Py_ssize_t end) except? -1
+    cdef int _status_line(self, Message message, bytes head, Py_ssize_t end) except? -1
     cdef bint _fields(self, Message message, bytes head) except? -1
+    cdef bint _codings(self, Message message, bytes head, bint sound) except? -1
+    cdef list _values(self, bytes head, bytes name)
     cdef int _open_body(self, Message message) except? -1
     cdef int _body(self, bytes data, Py_ssize_t start, Py_ssize_t end) except? -1
     cdef int _end(self, int reason) except? -1

@@ -27,18 +27,31 @@ import cython
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message
-    from cython.cimports.http_capture.capture.octets import copied, line_end, part
+    from cython.cimports.http_capture.capture.octets import controls, copied, line_end, part
     from cython.cimports.http_capture.capture.reassembly import Consumer
     from cython.cimports.http_capture.capture.seq import advance
     from cython.cimports.http_capture.capture.source.block import Buffer
 else:
-    from ..octets import copied, line_end, part
+    from ..octets import controls, copied, line_end, part
     from ..reassembly import Consumer
     from ..seq import advance
     from ..source.block import Buffer
     from .message import HeaderIndex, Message
+from . import lenient
 from .decoding import ContentDecoder
-from .message import hash_name
+from .message import (
+    BODY_NOT_ALLOWED,
+    CHUNK_END_MISSING,
+    CHUNKED_NOT_APPLIED,
+    JUNK_BEFORE_MESSAGE,
+    OBS_FOLD,
+    OBS_FOLD_TRANSFER_ENCODING,
+    REQUEST_LINE_ODD,
+    STATUS_LINE_MISSING,
+    TRANSFER_ENCODING_AND_LENGTH,
+    TRANSFER_ENCODING_VERSION,
+    hash_name,
+)
 
 START, HEAD, BODY, UNTIL_CLOSE, CHUNK_SIZE, CHUNK_END, TRAILERS, HOLD, TUNNEL, AFTER_09, LOST = range(11)
 _START = cython.declare(cython.int, 0)
@@ -84,12 +97,7 @@ _CERTAIN_RESPONSE = re.compile(rb"HTTP/1\.[01] [1-5][0-9][0-9][ \r\n]")
 # Directly after a gap less is needed, because a sender starts a message in a segment of its own.
 _TARGETS = (b"/", b"http://", b"https://", b"*")
 _LIKELY_REQUEST = re.compile(rb"(?:" + _METHODS + rb") (?:/|https?://|\*)")
-_REQUEST_LINE = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32})[ \t]+([^\r\n]*?)[ \t]+HTTP/([01]?)(?:\.([0-9]*))?[ \t]*\r?\Z"
-)
 _LINE_09 = re.compile(rb"GET[ \t]+([!-\xff]+)[ \t]*\r?\Z")
-_STATUS = re.compile(rb"HTTP/([0-9]+)\.([0-9]+)[ \t]+([0-9]{3})(?![0-9])[ \t]*([^\r\n]*)")
-_LENGTHS = re.compile(rb"[0-9]{1,18}(?:[ \t]*,[ \t]*[0-9]{1,18})*\Z")
 _TEXTUAL = re.compile(
     rb"\s*(?:text/|application/(?:[^;]*[+/])?(?:json|xml|javascript|x-javascript|ecmascript|x-www-form-urlencoded|yaml|"
     rb"x-yaml|graphql|x-ndjson|ndjson|sql)|[^;]*\+(?:json|xml|yaml)|image/svg)",
@@ -111,7 +119,8 @@ _HTTP = cython.declare(bytes, b"HTTP/")
 _SPACE_HTTP_1 = cython.declare(bytes, b" HTTP/1.")
 _MAX_METHOD = cython.declare(cython.Py_ssize_t, 32)
 _MAX_LINE = cython.declare(cython.Py_ssize_t, 8192)  # a first line without an end is no HTTP beyond this
-_MAX_CHUNK_LINE = cython.declare(cython.Py_ssize_t, 4096)
+_MAX_BLANKS = cython.declare(cython.int, 64)  # other than line ends, between messages
+_BARE_LF = cython.declare(cython.int, 1)  # as in message.ANOMALIES
 _MAX_TEXTUAL = cython.declare(cython.Py_ssize_t, 4096)
 
 
@@ -184,6 +193,12 @@ class Listener:
 
     @cython.ccall
     @cython.exceptval(-1)
+    def is_answer(self, parser: Parser) -> cython.int:
+        """Whether the first bytes of this direction are for certain the answer to a request, whatever they look like."""
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
     def on_end_of_stream(self, parser: Parser, reason: cython.int, timestamp_ns: cython.longlong) -> cython.int:
         return 0
 
@@ -213,6 +228,13 @@ class Parser(Consumer):
         self.scanned = 0
         self.start_lost = False  # on_lost is called because of a gap with the start of a message in it
         self.head_gap = 0  # bytes missing after the head that is now read
+        self.before = 0  # anomalies of the message that comes next
+        self.blanks = 0
+        self.first_is_answer = -1  # is_answer(), asked once
+        self.undecided = False  # what is pending may end with a head's end
+        self.plain_size = False  # the next chunk size must be a sound one
+        self.doubt = False  # where the message ends is one reading of several: the next one is to be searched
+        self.length = -1  # Content-Length of a message that says it is chunked
         # of the bytes now read: sequence number of the first; those up to `boundary` came earlier, with old_ack, old_ns
         self.seq = self.boundary = 0
         self.old_ack = self.old_ns = self.ack = self.now_ns = 0
@@ -259,6 +281,7 @@ class Parser(Consumer):
                 if self.state == _BODY and self.remaining == 0:
                     self._body_done()
                 return 0
+            self.doubt = False
             if self.state == _BODY:
                 message.body_bytes += self.remaining
                 self.start_lost = not message.chunked
@@ -276,8 +299,11 @@ class Parser(Consumer):
     @cython.ccall
     @cython.exceptval(-1)
     def on_close(self, reason: cython.int, timestamp_ns: cython.longlong) -> cython.int:
+        self.doubt = False
         if self.message is not None:
             self._end(0 if reason == 0 and self.state == _UNTIL_CLOSE else _BY_CLOSE[reason])
+        elif self.pending is not None and self.state == _HEAD and self.first_is_answer == 1 and not self.recognised:
+            self._short_answer(0 if reason == 0 else _BY_CLOSE[reason])
         elif self.pending is not None and self.state == _HEAD:
             self._partial_head(_BY_CLOSE[reason], 0)
         self._skip_pending()
@@ -330,7 +356,12 @@ class Parser(Consumer):
             to = len(self.pending)
             self.pending += data
             self.limits.pending_bytes += len(data)
-            if self.state == _HEAD and self.scanned > 0 and to + len(data) <= self.limits.max_head_bytes:
+            if (
+                self.state == _HEAD
+                and self.scanned > 0
+                and not self.undecided
+                and to + len(data) <= self.limits.max_head_bytes
+            ):
                 if b"\n" not in data:
                     return 0
             data = bytes(self.pending)
@@ -344,6 +375,8 @@ class Parser(Consumer):
                 to = at
                 while to < end and (data[to] == 13 or data[to] == 10):
                     to += 1
+                if to < end and data[to] <= 32 and self.role != _EITHER and not self.answers_09:
+                    to = self._blanks(data, to)
                 self.limits.framing_bytes += to - at
                 if to < end:
                     self.state = _HEAD
@@ -406,9 +439,15 @@ class Parser(Consumer):
                 return at
             if verdict == 2:
                 return self._take_09(data, at)
-        if self.scanned == 0 or self._ends(data, at + self.scanned):
+            if verdict == 3:
+                stop = lenient.status_line_after_junk(data, at)
+                self.limits.skipped_bytes += stop
+                self.before |= JUNK_BEFORE_MESSAGE
+                return at + stop
+        if self.scanned == 0 or self.undecided or self._ends(data, at + self.scanned):
             line = line_end(data, at, len(data))
             stop = self.limits.index.scan(data, line + 1, at, True)
+            self.undecided = self.limits.index.undecided
         if (len(data) if stop < 0 else stop) - at > self.limits.max_head_bytes:
             self.limits.heads_too_large += 1
             stop = at + self.limits.max_head_bytes
@@ -426,10 +465,15 @@ class Parser(Consumer):
     @cython.cfunc
     @cython.exceptval(check=False)
     def _ends(self, data: bytes, at: cython.Py_ssize_t) -> cython.bint:
-        """Whether there is an empty line from `at` on."""
+        """Whether there is from `at` on a line that may end the head: an empty one, or one that begins with blanks."""
         last: cython.Py_ssize_t = len(data) - 1
         while at < last:
-            if data[at] == 10 and (data[at + 1] == 10 or (data[at + 1] == 13 and at + 1 < last and data[at + 2] == 10)):
+            if data[at] == 10 and (
+                data[at + 1] == 10
+                or data[at + 1] == 32
+                or data[at + 1] == 9
+                or (data[at + 1] == 13 and at + 1 < last and (data[at + 2] == 10 or data[at + 2] == 13))
+            ):
                 return True
             at += 1
         return False
@@ -437,7 +481,8 @@ class Parser(Consumer):
     @cython.cfunc
     @cython.exceptval(-2)
     def _plausible(self, data: bytes, at: cython.Py_ssize_t) -> cython.int:
-        """1: a message starts here; 2: an HTTP/0.9 one; 0: more bytes are needed to say; -1: none. Settles the role."""
+        """1: a message starts here; 2: an HTTP/0.9 one; 3: one with junk before it; 0: more bytes are needed to say;
+        -1: none. Settles the role."""
         end: cython.Py_ssize_t = len(data)
         i: cython.Py_ssize_t = at
         k: cython.Py_ssize_t = 0
@@ -456,7 +501,7 @@ class Parser(Consumer):
             if self.answers_09:
                 return 2
             if self.role == _RESPONSE:
-                return -1
+                return self._odd_start(data, at)
         while i < end and _IS_TOKEN[data[i]]:
             i += 1
         if i - at > _MAX_METHOD:
@@ -472,7 +517,7 @@ class Parser(Consumer):
             return -1
         if i == end:
             return 0
-        if not (i - k > 11 and self._version(data, i) >= 0) and _REQUEST_LINE.match(data, at, i) is None:
+        if not (i - k > 11 and self._version(data, i) >= 0) and not lenient.is_request_line(data, at, i):
             if self.recognised or self.state == _LOST or _LINE_09.match(data, at, i) is None:
                 return -1
             verdict = 2
@@ -481,6 +526,55 @@ class Parser(Consumer):
             self.listener.on_role(self)
         self.recognised = True
         return verdict
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _odd_start(self, data: bytes, at: cython.Py_ssize_t) -> cython.int:
+        """_plausible() of a response that does not begin with `HTTP/`."""
+        begin: bytes = data[at : at + 5].lower()
+        if begin == b"http/":
+            self.recognised = True
+            return 1
+        if b"http/".startswith(begin):
+            return 0
+        if self.recognised:
+            return -1
+        if self.first_is_answer < 0:
+            self.first_is_answer = self.listener.is_answer(self)
+        if self.first_is_answer == 0:
+            return -1
+        if lenient.status_line_after_junk(data, at) > 0:
+            return 3
+        if len(data) - at < lenient.MAX_JUNK:
+            return 0
+        self.before |= STATUS_LINE_MISSING
+        return 2
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _short_answer(self, reason: cython.int) -> cython.int:
+        """The stream has ended, and all of it is an answer without a status line."""
+        held: bytes = bytes(self.pending)
+        self.limits.pending_bytes -= len(held)
+        self.pending = None
+        self.boundary = len(held)
+        self.before |= STATUS_LINE_MISSING
+        self._take_09(held, 0)
+        self._body(held, 0, len(held))
+        return self._end(reason)
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _blanks(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """Blanks of any kind before a message, a few of them, are passed over (RFC 9112 section 2.2)."""
+        while at < len(data) and (data[at] == 32 or 9 <= data[at] <= 13 or data[at] == 0):
+            if data[at] != 10 and data[at] != 13:
+                if self.blanks == _MAX_BLANKS:
+                    break
+                self.blanks += 1
+                self.before |= JUNK_BEFORE_MESSAGE
+            at += 1
+        return at
 
     @cython.cfunc
     @cython.exceptval(check=False)
@@ -533,6 +627,9 @@ class Parser(Consumer):
         message.first_ns = self.old_ns if at < self.boundary else self.now_ns
         message.last_ns = self.now_ns
         message.gap_bytes = self.head_gap
+        message.anomalies = self.before
+        self.before = 0
+        self.blanks = 0
         self.message = message
         self.searched = 0
         self.after_gap = False
@@ -549,27 +646,39 @@ class Parser(Consumer):
         end: cython.Py_ssize_t = line_end(head, 0, size)
         hint: cython.int
         sound: cython.bint
+        fields: bytes
+        index: HeaderIndex = self.limits.index
         message.wire_bytes = size
         self.limits.head_bytes += size
         if reason != 0 and end < size:
             head = head[: head.rfind(b"\n") + 1]  # half a field is none
         message.head = head
         message.headers_start = end + 1
+        fields = head
         if reason != 0:
-            self.limits.index.scan(head, message.headers_start, 0, True)
+            index.scan(head, message.headers_start, 0, True)
+            message.anomalies |= index.anomalies
+        elif index.anomalies != 0 or head[end - 1] != 13 or controls(head, 0, size) != 2 * (index.lines + 2):
+            message.anomalies |= lenient.head_anomalies(head) | index.anomalies
+            if b"\0" in head:
+                fields = lenient.without_nul(head)
+                if index.scan(fields, line_end(fields, 0, len(fields)) + 1, 0, True) != len(fields):
+                    fields = head  # what was between NULs is an empty line without them
+                    index.scan(fields, message.headers_start, 0, True)
+                message.anomalies |= index.anomalies
         if self.role == _REQUEST:
             self._request_line(message, head, end)
             self.limits.requests += 1
         else:
-            if not self._status_line(message, head, end):
-                reason = _MALFORMED
+            self._status_line(message, head, end)
             if 100 <= message.status < 200 and message.status != 101:
                 self.limits.informational += 1
             else:
                 self.limits.responses += 1
-        sound = self._fields(message, head)
+        sound = self._fields(message, fields)
         hint = self.listener.on_head(self, message)
         if reason != 0:
+            self.doubt = False
             self._end(reason)
             if reason == _MALFORMED:
                 self._lose()
@@ -578,8 +687,7 @@ class Parser(Consumer):
             if message.chunked:
                 self.state = _CHUNK_SIZE
             elif not sound:
-                self._end(_MALFORMED)
-                return self._lose()
+                return self._malformed()
             elif message.content_length > 0:
                 self.remaining = message.content_length
                 self.state = _BODY
@@ -590,10 +698,12 @@ class Parser(Consumer):
                 return 0
         else:
             if message.status == 101 or (hint == 2 and 200 <= message.status < 300):
+                self.doubt = False
                 self._end(0)
                 self.state = _TUNNEL
                 return 0
-            if hint == 1 or message.status < 200 or message.status == 204 or message.status == 304:
+            if hint == 1 or 0 < message.status < 200 or message.status == 204 or message.status == 304:
+                self.doubt = False
                 return self._end(0)
             if message.chunked:
                 self.state = _CHUNK_SIZE
@@ -643,22 +753,21 @@ class Parser(Consumer):
         return self._end(0)
 
     @cython.cfunc
+    @cython.exceptval(-1)
+    def _malformed(self) -> cython.int:
+        """The message is not to be read any further, nor is it known where the next one starts."""
+        self.doubt = False
+        self._end(_MALFORMED)
+        return self._lose()
+
+    @cython.cfunc
     @cython.exceptval(-2)
     def _chunk_size(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
         """A chunk's size line; extensions are skipped (RFC 9112 section 7.1)."""
-        end: cython.Py_ssize_t = data.find(b"\n", at)
+        end: cython.Py_ssize_t = len(data)
         i: cython.Py_ssize_t = at
         size: cython.longlong = 0
-        digits: cython.int = 0
         c: cython.int
-        if (len(data) if end < 0 else end) - at > _MAX_CHUNK_LINE:
-            self._end(_MALFORMED)
-            self._lose()
-            return at
-        if end < 0:
-            return -1
-        while i < end and (data[i] == 32 or data[i] == 9):
-            i += 1
         while i < end:
             c = data[i]
             if 48 <= c <= 57:
@@ -669,26 +778,59 @@ class Parser(Consumer):
                 c -= 55
             else:
                 break
-            if size >= 1 << 24 and digits > 12:
-                digits = 99
-                break
             size = size * 16 + c
-            if size > 0 or digits == 0:
-                digits += 1
             i += 1
-        while i < end and (data[i] == 32 or data[i] == 9 or data[i] == 13):
-            i += 1
-        if digits == 0 or digits > 15 or (i < end and data[i] != 59):
-            self._end(_MALFORMED)
-            self._lose()
+            if i - at > 15:
+                break
+        if i == at or i - at > 15 or i + 1 >= end or data[i] != 13 or data[i + 1] != 10:
+            return self._odd_chunk_size(data, at)
+        return self._open_chunk(at, i + 2, size)
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _odd_chunk_size(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """One that is not all there, has an extension, or is not what section 7.1 allows."""
+        end, size, found = lenient.chunk_size(data, at, self.plain_size)
+        if end == lenient.MORE:
+            return -1
+        if end == lenient.NO_SIZE and self.message.body_bytes == 0 and self.role == _RESPONSE:
+            return self._not_chunked(at)
+        self.message.anomalies |= found
+        if end < 0:
+            self._malformed()
             return at
-        self.limits.framing_bytes += end + 1 - at
-        self.message.wire_bytes += end + 1 - at
+        return self._open_chunk(at, end, size)
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _open_chunk(self, at: cython.Py_ssize_t, end: cython.Py_ssize_t, size: cython.longlong) -> cython.Py_ssize_t:
+        self.limits.framing_bytes += end - at
+        self.message.wire_bytes += end - at
         self.message.last_ns = self.now_ns
         self.remaining = size
         self.state = _BODY if size > 0 else _TRAILERS
         self.scanned = 0
-        return end + 1
+        self.plain_size = False
+        return end
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _not_chunked(self, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """A response that says it is chunked, and begins with no chunk size: what it is without the coding."""
+        message: Message = self.message
+        message.anomalies |= CHUNKED_NOT_APPLIED
+        message.chunked = False
+        self.plain_size = False
+        self.doubt = True
+        if self.length == 0:
+            self._end(0)
+        elif self.length > 0:
+            message.content_length = self.remaining = self.length
+            self.state = _BODY
+        else:
+            message.framed_by_close = True
+            self.state = _UNTIL_CLOSE
+        return at
 
     @cython.cfunc
     @cython.exceptval(-2)
@@ -699,13 +841,17 @@ class Parser(Consumer):
             if at + 1 == len(data):
                 return -1
             size = 2
-        if data[at + size - 1] != 10:
-            self._end(_MALFORMED)
-            self._lose()
-            return at
+        self.state = _CHUNK_SIZE
+        if size == 1 or data[at + 1] != 10:
+            if data[at] == 10:
+                self.message.anomalies |= _BARE_LF
+            else:
+                self.message.anomalies |= CHUNK_END_MISSING
+                self.plain_size = True
+                self.doubt = True
+                size -= 1
         self.limits.framing_bytes += size
         self.message.wire_bytes += size
-        self.state = _CHUNK_SIZE
         return at + size
 
     @cython.cfunc
@@ -714,8 +860,7 @@ class Parser(Consumer):
         """Field lines up to an empty line: the end of a chunked message."""
         end: cython.Py_ssize_t = data.find(b"\n", at)
         if self.scanned + (len(data) if end < 0 else end) - at > self.limits.max_head_bytes:
-            self._end(_MALFORMED)
-            self._lose()
+            self._malformed()
             return at
         if end < 0:
             return -1
@@ -723,6 +868,8 @@ class Parser(Consumer):
         self.message.wire_bytes += end + 1 - at
         self.message.last_ns = self.now_ns
         self.scanned += end + 1 - at
+        if end == at or data[end - 1] != 13:
+            self.message.anomalies |= _BARE_LF
         if end == at or (end == at + 1 and data[at] == 13):
             self._end(0)
         return end + 1
@@ -807,24 +954,17 @@ class Parser(Consumer):
                 message.method = part(head, 0, space)
                 message.target = part(head, start, stop)
                 message.version = version
+                if start - space > 1 or end - 10 > stop or b" " in message.target or b"\t" in message.target:
+                    message.anomalies |= REQUEST_LINE_ODD
                 return 0
-        match = _REQUEST_LINE.match(head, 0, end)
-        if match is not None:
-            message.method, message.target, major, minor = match.groups()
-            if major == b"1" and (minor == b"1" or minor == b"0"):
-                message.version = 11 if minor == b"1" else 10
-            return 0
-        parts = head[:end].split(None, 2)  # cut short
-        if parts:
-            message.method = parts[0]
-        if len(parts) > 1:
-            message.target = parts[1]
+        message.method, message.target, message.version, found = lenient.request_line(head, end)
+        message.anomalies |= found
         return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _status_line(self, message: Message, head: bytes, end: cython.Py_ssize_t) -> cython.bint:
-        """version SP status SP reason. False where there is no status to be had."""
+    def _status_line(self, message: Message, head: bytes, end: cython.Py_ssize_t) -> cython.int:
+        """version SP status SP reason; status 0 where there is none to be had."""
         k: cython.Py_ssize_t
         status: cython.int = 0
         if end > 12 and (head[7] == 49 or head[7] == 48) and (head[12] == 32 or head[12] == 13):
@@ -843,16 +983,10 @@ class Parser(Consumer):
                     while k > 13 and (head[k - 1] == 13 or head[k - 1] == 32 or head[k - 1] == 9):
                         k -= 1
                     message.reason = part(head, 13, k) if k > 13 else b""
-                    return True
-        match = _STATUS.match(head, 0, end)
-        if match is None:
-            return False
-        major, minor, code, reason = match.groups()
-        message.status = int(code)
-        message.reason = reason.rstrip()
-        if major == b"1" and (minor == b"1" or minor == b"0"):
-            message.version = 11 if minor == b"1" else 10
-        return message.status >= 100
+                    return 0
+        message.version, message.status, message.reason, found = lenient.status_line(head, end)
+        message.anomalies |= found
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -862,7 +996,9 @@ class Parser(Consumer):
         i: cython.int
         h: cython.int
         value: bytes
-        length: cython.longlong
+        lengths: cython.int = 0
+        codings: cython.int = 0
+        coding: cython.int = 0
         sound: cython.bint = True
         if index.overflow:
             self.limits.headers_overflow += 1
@@ -870,11 +1006,8 @@ class Parser(Consumer):
             h = index.name_hash(i)
             if h == _CONTENT_LENGTH:
                 if index.named(head, i, b"content-length"):
-                    length = self._length(head, i)
-                    if length < 0 or (message.content_length >= 0 and message.content_length != length):
-                        sound = False
-                    else:
-                        message.content_length = length
+                    lengths += 1
+                    message.content_length = self._length(head, i)
             elif h == _CONTENT_TYPE:
                 if message.content_type is None and index.named(head, i, b"content-type"):
                     message.content_type = index.value(head, i)
@@ -885,36 +1018,84 @@ class Parser(Consumer):
                         value if message.content_encoding is None else message.content_encoding + b"," + value
                     )
             elif h == _TRANSFER_ENCODING and index.named(head, i, b"transfer-encoding"):
-                value = index.value(head, i).lower()
-                message.chunked = value.rpartition(b",")[2].strip(b" \t\r\n") == b"chunked"
-                if not message.chunked:
-                    sound = False
-                    message.framed_by_close = True
-        if message.chunked or message.framed_by_close:
-            message.content_length = -1  # Transfer-Encoding overrides Content-Length (RFC 9112 section 6.3)
+                codings += 1
+                coding = i
+        self.plain_size = False
+        if lengths > 1 or (lengths == 1 and message.content_length < 0):
+            message.content_length, sound, found = lenient.content_length(self._values(head, b"content-length"))
+            message.anomalies |= found
+            self.doubt = not sound
+        if (
+            codings == 1
+            and lengths == 0
+            and message.version == 11
+            and not index.folded
+            and part(head, index.value_start(coding), index.value_end(coding)).lower() == b"chunked"
+        ):
+            message.chunked = True
+        elif codings > 0:
+            sound = self._codings(message, head, sound)
+        if message.role == _RESPONSE and (0 < message.status < 200 or message.status == 204):
+            if codings > 0 or message.content_length > 0:
+                message.anomalies |= BODY_NOT_ALLOWED
         return sound
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _codings(self, message: Message, head: bytes, sound: cython.bint) -> cython.bint:
+        """The framing of a head with Transfer-Encoding, which overrides Content-Length (RFC 9112 section 6.3). `sound`:
+        whether Content-Length is. False where the framing of a request is not to be trusted."""
+        index: HeaderIndex = self.limits.index
+        kind: cython.int
+        i: cython.int
+        kind, found = lenient.transfer_encoding(self._values(head, b"transfer-encoding"))
+        message.anomalies |= found
+        if index.folded:
+            for i in range(index.count):
+                if index.named(head, i, b"transfer-encoding") and b"\n" in part(
+                    head, index.name_start(i), index.value_end(i)
+                ):
+                    message.anomalies |= OBS_FOLD | OBS_FOLD_TRANSFER_ENCODING
+        if message.content_length >= 0 or self.doubt:
+            message.anomalies |= TRANSFER_ENCODING_AND_LENGTH
+        if message.version != 11:
+            message.anomalies |= TRANSFER_ENCODING_VERSION
+            if kind == lenient.CHUNKED:
+                kind = lenient.PERHAPS_CHUNKED
+        message.chunked = kind == lenient.CHUNKED or kind == lenient.PERHAPS_CHUNKED
+        self.doubt = kind != lenient.CHUNKED and (kind != lenient.NO_CODING or self.doubt)
+        self.plain_size = kind == lenient.PERHAPS_CHUNKED
+        self.length = message.content_length
+        if message.chunked:
+            message.content_length = -1
+            return True
+        if message.role == _RESPONSE:
+            return True
+        message.content_length = -1
+        return False
+
+    @cython.cfunc
+    def _values(self, head: bytes, name: bytes) -> list:
+        """The values of all fields of this name."""
+        index: HeaderIndex = self.limits.index
+        return [index.value(head, i) for i in range(index.count) if index.named(head, i, name)]
 
     @cython.cfunc
     @cython.exceptval(-2)
     def _length(self, head: bytes, i: cython.int) -> cython.longlong:
-        """The value of a Content-Length field; a list is sound where all its members are the same. -1: it is not."""
+        """The value of a Content-Length field that is a plain number, or -1."""
         index: HeaderIndex = self.limits.index
         start: cython.int = index.value_start(i)
         end: cython.int = index.value_end(i)
         k: cython.int
         length: cython.longlong = 0
-        if 0 < end - start < 19:
-            for k in range(start, end):
-                if head[k] < 48 or head[k] > 57:
-                    break
-                length = length * 10 + head[k] - 48
-            else:
-                return length
-        value = index.value(head, i)
-        if _LENGTHS.match(value) is None:
+        if not 0 < end - start < 19:
             return -1
-        parts = {int(part) for part in value.split(b",")}
-        return parts.pop() if len(parts) == 1 else -1
+        for k in range(start, end):
+            if head[k] < 48 or head[k] > 57:
+                return -1
+            length = length * 10 + head[k] - 48
+        return length
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -976,6 +1157,9 @@ class Parser(Consumer):
         self.listener.on_end(self, message)
         if self.tunnel_follows:
             self.state = _TUNNEL
+        if self.doubt:
+            self.doubt = False
+            self._lose()
         return 0
 
     @cython.cfunc
@@ -983,6 +1167,8 @@ class Parser(Consumer):
     def _lose(self) -> cython.int:
         """Not at a message start any more."""
         self._skip_pending()
+        self.before = 0
+        self.doubt = self.undecided = False
         if self.state != _TUNNEL:
             self.state = _LOST
             self.listener.on_lost(self)
