@@ -807,12 +807,20 @@ class Encoder:
             if message.decoder.decoded:
                 self._put(b',"decoded_bytes":')
                 self._integer(message.decoder.decoded_bytes)
+            if message.decoder.failure:
+                self._put(b',"decoding_error":"')
+                self._put(message.decoder.failure.encode())
+                self._put(b'"')
         elif message.kept is not None:
             pieces = message.kept
             truncated = message.kept_bytes < message.body_bytes
         if pieces is not None and message.body_bytes > 0:
             if self.redact and message.content_type is not None and self._mime_type(message.content_type) == _FORM:
-                pieces = [self._clean_pairs(b"".join(pieces))]
+                content = b"".join(pieces)
+                if message.decoder is not None and not message.decoder.decoded and _as_text(content, truncated) is None:
+                    content = b""  # still encoded: what is secret in it cannot be found
+                    truncated = True
+                pieces = [self._clean_pairs(content)]
             if self._content(pieces, truncated):
                 self._put(b',"encoding":"text"')
             elif self.keep_unknown or message.content_type is not None:

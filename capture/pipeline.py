@@ -43,6 +43,7 @@ class Pipeline:
             max_kept_bytes=settings.body.max_kept_bytes,
             max_decoded_bytes=settings.body.max_decoded_bytes,
             max_ratio=settings.body.max_ratio,
+            max_decoder_memory_bytes=settings.body.max_decoder_memory_bytes,
         )
         self.encoder = Encoder(
             hostname=hostname,

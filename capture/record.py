@@ -50,6 +50,13 @@ Anomaly = Literal[
 ]
 """What of the request or the response is not as RFC 9112 wants it; http/message.py says of each which reading was taken."""
 
+DecodingError = Literal[
+    "unknown_coding", "too_many_codings", "not_as_listed", "corrupt", "cut", "too_large", "ratio", "memory"
+]
+"""Why a body is not what Content-Encoding says, or not whole (http/decoding.py):
+unknown_coding: a listed coding is not known; not_as_listed: one was not applied, or another one in its place; corrupt:
+damaged, where only a checksum is wrong the content is whole; cut: it ends inside a coding; too_large, ratio, memory:
+given up at a limit; too_many_codings: more than four are listed."""
 Headers = dict[str, list[str]]
 """Lower-case field name -> its values in the order on the wire."""
 
@@ -128,11 +135,13 @@ class Url(_Part):
 
 class Body(_Part):
     """bytes: length without chunk framing, still content-encoded: true also where less is kept. decoded_bytes: after
-    content decoding, where there was one. content: as the settings allow, `text` (UTF-8) or `base64`; truncated: it is
-    shorter than the body."""
+    content decoding, as far as that came; absent where no coding was undone, and the content is the raw body.
+    decoding_error: what is wrong with the codings; where something was decoded before, that is the content. content:
+    as the settings allow, `text` (UTF-8) or `base64`; truncated: it is shorter than the body."""
 
     bytes: int
     decoded_bytes: int | None = None
+    decoding_error: DecodingError | None = None
     content: str | None = None
     encoding: Literal["text", "base64"] | None = None
     truncated: bool = False

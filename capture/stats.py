@@ -178,6 +178,7 @@ def ledger(
         "heads_too_large": limits.heads_too_large,
         "too_many_fields": limits.headers_overflow,
         "decoding_failures": limits.decoding_failures,
+        "decoders_refused": limits.decoder_memory.refused,
         "orphan_informational": application.orphan_informational,
     }
     total = application.paired + application.only_request + application.only_response

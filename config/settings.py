@@ -94,6 +94,7 @@ class BodySettings(Stage, frozen=True):
     max_kept_bytes: Count = 65536
     max_decoded_bytes: Positive = 64 << 20  # content decoding of one body stops here
     max_ratio: Positive = 1000  # decoded to encoded bytes, once more than 1 MiB is decoded
+    max_decoder_memory_bytes: Annotated[int, Meta(ge=1 << 20)] = 256 << 20  # windows of all bodies being decoded
 
 
 class RecordSettings(Stage, frozen=True):

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import lzma
 import random
 import struct
 import subprocess
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import brotli
 import pytest
 import zstandard
-from http_capture.capture.http.decoding import MAX_MEMBERS, ContentDecoder
+from http_capture.capture.http.decoding import MAX_MEMBERS, ContentDecoder, DecoderMemory, listed_codings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,11 +40,13 @@ def gzip_with(flags: int, fields: bytes, data: bytes) -> bytes:
 
 ENCODE: dict[str, Callable[[bytes], bytes]] = {
     "gzip": lambda data: gzip.compress(data, mtime=0),
-    "x-gzip": lambda data: gzip.compress(data, mtime=0),
     "deflate": zlib.compress,
     "br": lambda data: brotli.compress(data, quality=5),
     "zstd": zstd,
+    "lzma": lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE),
+    "xz": lzma.compress,
 }
+MAGICS = {"gzip": b"\x1f\x8b\x08", "zstd": b"\x28\xb5\x2f\xfd", "xz": b"\xfd7zXZ\0"}
 
 
 def encode(data: bytes, codings: Iterable[str]) -> bytes:
@@ -58,13 +61,20 @@ def decode(
     max_kept_bytes: int = KEPT,
     max_decoded_bytes: int = 64 * MIB,
     max_ratio: int = 1000,
+    max_memory_bytes: int = 256 * MIB,
 ) -> ContentDecoder:
+    memory = DecoderMemory(max_memory_bytes)
     decoder = ContentDecoder(
-        codings, max_kept_bytes=max_kept_bytes, max_decoded_bytes=max_decoded_bytes, max_ratio=max_ratio
+        codings,
+        max_kept_bytes=max_kept_bytes,
+        max_decoded_bytes=max_decoded_bytes,
+        max_ratio=max_ratio,
+        memory=memory,
     )
     for part in parts:
         decoder.feed(part)
     decoder.finish()
+    assert memory.used_bytes == 0
     return decoder
 
 
@@ -86,7 +96,6 @@ def pieces_of(data: bytes, cuts: Iterable[int]) -> list[bytes]:
 
 WHOLE = [
     pytest.param([], TEXT, TEXT, id="no coding"),
-    pytest.param(["identity", "identity"], TEXT, TEXT, id="identity"),
     *(pytest.param([coding], function(TEXT), TEXT, id=coding) for coding, function in ENCODE.items()),
     *(pytest.param([coding], function(b""), b"", id=f"{coding} of nothing") for coding, function in ENCODE.items()),
     *(pytest.param([coding], b"", b"", id=f"{coding}, empty body") for coding in ENCODE),
@@ -112,9 +121,17 @@ WHOLE = [
     pytest.param(["zstd"], zstd(TEXT) + b"garbage", TEXT, id="zstd, then garbage"),
     pytest.param(["zstd"], zstd(TEXT) + b"\x28\xb5", TEXT, id="zstd, then half a magic"),
     pytest.param(["zstd"], zstd(TEXT, write_checksum=True, level=19), TEXT, id="zstd checksum"),
+    pytest.param(["gzip"], gzip_with(0xE0, b"", TEXT), TEXT, id="gzip reserved flags"),
+    pytest.param(["br"], brotli.compress(TEXT) + b"garbage", TEXT, id="br, then garbage"),
+    pytest.param(["br"], ENCODE["br"](TEXT * 5) + bytes(5000), TEXT * 5, id="br, then a block of garbage"),
+    pytest.param(["xz"], lzma.compress(TEXT) + bytes(8) + lzma.compress(b"two"), TEXT + b"two", id="xz streams"),
+    pytest.param(["xz"], lzma.compress(TEXT) + b"garbage", TEXT, id="xz, then garbage"),
+    pytest.param(["lzma"], ENCODE["lzma"](TEXT) + b"garbage", TEXT, id="LZMA-alone, then garbage"),
+    pytest.param(["xz"], ENCODE["lzma"](TEXT), TEXT, id="LZMA-alone as xz"),
+    pytest.param(["lzma"], lzma.compress(TEXT), TEXT, id="xz as lzma"),
     pytest.param(["br", "gzip"], encode(TEXT, ["br", "gzip"]), TEXT, id="br, gzip"),
     pytest.param(
-        ["gzip", "identity", "br", "zstd", "deflate"],
+        ["gzip", "br", "zstd", "deflate"],
         encode(TEXT, ["gzip", "br", "zstd", "deflate"]),
         TEXT,
         id="four stacked",
@@ -151,33 +168,141 @@ def test_no_coding_keeps_the_first_bytes() -> None:
     assert result(decode([], TEXT, max_kept_bytes=10)) == ("", True, True, len(TEXT), len(TEXT), TEXT[:10])
 
 
+BINARY = b"\x89PNG\r\n\x1a\n" + random.Random(4).randbytes(5000)
+BAD_ZSTD_CHECKSUM = bytearray(zstd(TEXT, write_checksum=True))
+BAD_ZSTD_CHECKSUM[-1] ^= 1
+
+# codings, body, failure
 RAW = [
     pytest.param(["compress"], TEXT, "unknown_coding", id="unknown"),
-    pytest.param(["gzip", "sdch"], gzip.compress(TEXT), "unknown_coding", id="unknown on top"),
-    pytest.param(["GZIP"], gzip.compress(TEXT), "unknown_coding", id="not lower-case"),
+    pytest.param(["compress"], b"\x1f\x9d\x90" + BINARY, "unknown_coding", id="compress"),
+    pytest.param(["utf-8", "aws-chunked"], TEXT, "unknown_coding", id="two unknown"),
     pytest.param(["gzip"] * 5, TEXT, "too_many_codings", id="five"),
-    pytest.param(["gzip"], TEXT, "corrupt", id="plain text as gzip"),
-    pytest.param(["deflate"], b"\xff" + TEXT, "corrupt", id="garbage as deflate"),
-    pytest.param(["br"], b"\xff" * 100, "corrupt", id="garbage as br"),
-    pytest.param(["zstd"], TEXT, "corrupt", id="plain text as zstd"),
-    pytest.param(["gzip"], gzip_with(0x20, b"", TEXT), "corrupt", id="gzip reserved flag"),
+    *(pytest.param([coding], TEXT, "not_as_listed", id=f"plain text as {coding}") for coding in ENCODE),
+    *(pytest.param([coding], b'{"ok":1}', "not_as_listed", id=f"short JSON as {coding}") for coding in ENCODE),
+    *(pytest.param([coding], BINARY, "not_as_listed", id=f"a picture as {coding}") for coding in ENCODE),
+    pytest.param(["gzip", "br", "zstd"], TEXT, "not_as_listed", id="plain text as three"),
+    pytest.param(["gzip"], b"\x1f\x8b\x07" + BINARY, "not_as_listed", id="gzip of no known method"),
     pytest.param(["gzip"], gzip_with(8, b"n" * 200_000 + b"\0", TEXT), "corrupt", id="gzip endless name"),
-    pytest.param(["gzip"], gzip.compress(TEXT)[:40] + b"\xff" * 100, "corrupt", id="gzip broken in the middle"),
-    pytest.param(["br"], brotli.compress(TEXT) + b"garbage", "corrupt", id="br, then garbage"),
-    pytest.param(["br"], ENCODE["br"](TEXT * 50) + bytes(5000), "corrupt", id="br, then a block of garbage"),
-    pytest.param(["zstd"], zstd(TEXT, write_checksum=True)[:-1] + b"\0", "corrupt", id="zstd checksum"),
-    pytest.param(["gzip"], b"\x1f", "cut", id="one byte of gzip"),
+    pytest.param(["zstd"], bytes(BAD_ZSTD_CHECKSUM), "corrupt", id="zstd checksum"),
+    pytest.param(["lzma"], b"\xfd7zXZ\0" + BINARY, "corrupt", id="broken xz"),
+    pytest.param(["br", "gzip"], gzip.compress(zstd(TEXT)[:9]), "cut", id="inner cut"),
+    *(pytest.param([coding], magic[:1], "cut", id=f"one byte of {coding}") for coding, magic in MAGICS.items()),
     pytest.param(["deflate"], b"\x78", "cut", id="one byte of deflate"),
-    pytest.param(["zstd"], b"\x28", "cut", id="one byte of zstd"),
-    pytest.param(["br", "gzip"], gzip.compress(b"\xff" * 100), "corrupt", id="inner corrupt"),
 ]
 
 
 @pytest.mark.parametrize(("codings", "body", "failure"), RAW)
-def test_raw_where_it_cannot_be_decoded(codings: list[str], body: bytes, failure: str) -> None:
+def test_raw_where_nothing_was_decoded(codings: list[str], body: bytes, failure: str) -> None:
     assert result(decode(codings, body)) == (failure, False, len(body) > KEPT, 0, len(body), body[:KEPT])
     short = decode(codings, body, max_kept_bytes=0)
     assert (short.content(), short.truncated) == (b"", True)
+
+
+# codings, body, failure: decoded to TEXT
+NOT_AS_LISTED = [
+    *(
+        pytest.param([listed], ENCODE[real](TEXT), "not_as_listed", id=f"{real} as {listed}")
+        for listed in ENCODE
+        for real in MAGICS
+        if listed != real and {listed, real} != {"lzma", "xz"}
+    ),
+    *(pytest.param(["utf-8"], ENCODE[real](TEXT), "unknown_coding", id=f"{real} as unknown") for real in MAGICS),
+    *(
+        pytest.param([listed, real], ENCODE[real](TEXT), "not_as_listed", id=f"{listed} not applied, {real}")
+        for listed in ENCODE
+        for real in ENCODE
+    ),
+    *(
+        pytest.param([real, listed], ENCODE[real](TEXT), "not_as_listed", id=f"{real}, {listed} not applied")
+        for listed in ENCODE
+        for real in ENCODE
+        if real != listed and {listed, real} != {"lzma", "xz"}
+    ),
+    pytest.param(["deflate", "deflate"], raw_deflate(TEXT), "not_as_listed", id="raw deflate once of two"),
+    pytest.param(["deflate", "gzip"], raw_deflate(TEXT), "not_as_listed", id="raw deflate, gzip not applied"),
+    pytest.param(["gzip", "gzip", "gzip", "gzip"], gzip.compress(TEXT), "not_as_listed", id="one of four"),
+    pytest.param(["utf-8", "gzip"], gzip.compress(TEXT), "unknown_coding", id="unknown inside"),
+    pytest.param(["gzip", "sdch"], gzip.compress(TEXT), "unknown_coding", id="unknown outside"),
+]
+
+
+@pytest.mark.parametrize(("codings", "body", "failure"), NOT_AS_LISTED)
+def test_what_is_there_counts(codings: list[str], body: bytes, failure: str) -> None:
+    assert result(decode(codings, body)) == (failure, True, False, len(TEXT), len(body), TEXT)
+
+
+@pytest.mark.parametrize("coding", ENCODE)
+def test_what_is_listed_is_undone_once(coding: str) -> None:
+    inner = gzip.compress(TEXT)
+    body = ENCODE[coding](inner)
+    assert result(decode([coding], body)) == ("", True, False, len(inner), len(body), inner)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"gzip", ["gzip"]),
+        (b"", []),
+        (b" , ,", []),
+        (b"identity", []),
+        (b"none,identity", []),
+        (b"GZip", ["gzip"]),
+        (b"x-gzip,X-XZ", ["gzip", "xz"]),
+        (b"x-deflate", ["deflate"]),
+        (b"deflate, gzip", ["deflate", "gzip"]),
+        (b"gzip,identity,,\tbr ,", ["gzip", "br"]),
+        (b'"gzip"', ["gzip"]),
+        (b"'gzip'", ["gzip"]),
+        (b": gzip", ["gzip"]),
+        (b"gzip x", ["gzip"]),
+        (b"gzip;q=1.0, br;q=0.5", ["gzip", "br"]),
+        (b"gzip\0", ["gzip"]),
+        (b"def\0late", ["deflate"]),
+        (b"\x0bgzip\x0c", ["gzip"]),
+        (b"\xa0gzip\xa0", ["gzip"]),
+        (b"\rgzip\tx", ["gzip"]),
+        (b"\xff\xfe", []),
+        (b"aws-chunked", ["aws-chunked"]),
+    ],
+)
+def test_listed_codings(value: bytes, expected: list[str]) -> None:
+    assert listed_codings(value) == expected
+
+
+@given(st.binary())
+def test_any_value_lists_clean_names(value: bytes) -> None:
+    for name in listed_codings(value):
+        assert name.isascii()
+        assert name.isprintable()
+        assert name == name.lower()
+
+
+def broken(coding: str) -> tuple[bytes, bytes]:
+    """Random bytes, encoded, with the last eighth of it spoilt; what the encoder was given."""
+    plain = random.Random(5).randbytes(1000).hex().encode()
+    body = ENCODE[coding](plain)
+    return body[: len(body) * 7 // 8] + random.Random(7).randbytes(900), plain
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br"])
+def test_what_was_decoded_before_an_error_is_kept(coding: str) -> None:
+    body, plain = broken(coding)
+    decoder = decode([coding], body)
+    assert (decoder.failure, decoder.decoded, decoder.truncated) == ("corrupt", True, True)
+    assert decoder.decoded_bytes > 1500
+    assert decoder.content()[:1500] == plain[:1500]
+    assert result(decode([coding, "zstd"], body))[5] == decoder.content()
+
+
+def test_what_was_decoded_before_an_error_in_a_later_block_is_kept() -> None:
+    plain = random.Random(6).randbytes(20_000).hex().encode()
+    for coding in ("gzip", "deflate", "br", "lzma", "xz"):  # zstd has no check of literals
+        body = bytearray(ENCODE[coding](plain))
+        body[15_000:16_000] = random.Random(7).randbytes(1000)
+        decoder = decode([coding], bytes(body))
+        assert (decoder.failure, decoder.decoded, decoder.truncated) == ("corrupt", True, True), coding
+        assert decoder.content()[:10_000] == plain[:10_000]
 
 
 @pytest.mark.parametrize(
@@ -349,7 +474,7 @@ def test_zstd_window_is_bounded() -> None:
     stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     body = stream.compress(TEXT) + stream.flush()
     decoder = decode(["zstd"], body)
-    assert (decoder.failure, decoder.decoded, decoder.content()) == ("too_large", False, body)
+    assert (decoder.failure, decoder.decoded, decoder.content()) == ("memory", False, body)
     parameters = zstandard.ZstdCompressionParameters(window_log=23)
     stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     assert decode(["zstd"], stream.compress(TEXT) + stream.flush()).content() == TEXT
@@ -387,11 +512,13 @@ def test_libraries_are_imported_only_where_used() -> None:
     program = (
         "import sys\n"
         "from http_capture.capture.http.decoding import ContentDecoder\n"
-        "for coding in ('gzip', 'deflate', 'br', 'zstd'):\n"
-        "    decoder = ContentDecoder([coding], max_kept_bytes=9, max_decoded_bytes=9, max_ratio=9)\n"
+        "from http_capture.capture.http.decoding import DecoderMemory\n"
+        "memory = DecoderMemory(1 << 20)\n"
+        "for coding in ('gzip', 'deflate', 'br', 'zstd', 'xz'):\n"
+        "    decoder = ContentDecoder([coding], max_kept_bytes=9, max_decoded_bytes=9, max_ratio=9, memory=memory)\n"
         "    if coding in ('gzip', 'deflate'): decoder.feed(b'x' * 5000)\n"
         "    decoder.finish()\n"
-        "print([name for name in ('brotli', 'zstandard') if name in sys.modules])\n"
+        "print([name for name in ('brotli', 'zstandard', 'lzma') if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

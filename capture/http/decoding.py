@@ -1,69 +1,132 @@
-"""Undoes the content codings of one body while it streams (RFC 9110 8.4): gzip, deflate, br, zstd, up to four stacked.
+"""Undoes the content codings of one body while it streams (RFC 9110 8.4): gzip, deflate, br, zstd, lzma, up to four
+stacked.
+
+What is listed is tried, what is there counts. Each listed coding is a layer, which looks at the first BLOCK_BYTES of
+its input. Named rules:
+    as listed      the input begins with the sign (magic number) of the listed coding; for deflate, br and LZMA-alone,
+                   which have none, it decodes as such
+    not as listed  else it is undone as the coding whose sign it has; with no sign it is handed on as it is
+    unknown        the same for a coding that is not known: `compress` too, which no library has and browsers gave up
+    text is text   printable text without a sign is handed on as it is where it breaks, or ends before its coding does,
+                   or decodes to nothing but a part of itself
 
 Memory is flat: only the first `max_kept_bytes` of a body are kept, raw and decoded; the rest is counted. A coding holds
-its window (32 KiB for gzip and deflate, at most 16 MiB for br and 8 MiB for zstd, RFC 9659) and hands on pieces of at
-most 64 KiB; the zstd library may make 4 MiB at once of hostile input.
+its window (32 KiB for gzip and deflate, at most 16 MiB for br and lzma and 8 MiB for zstd, RFC 9659) and hands on
+pieces of at most 64 KiB; the zstd library may make 4 MiB at once of hostile input. DecoderMemory bounds all open
+bodies together.
 
-Work is bounded: the output of each coding, not only of the last one, is held to `max_decoded_bytes` and `max_ratio`,
-and so is the number of gzip members and zstd frames.
+Work is bounded: the output of each layer, not only of the last one, is held to `max_decoded_bytes` and `max_ratio`,
+and so is the number of gzip members, zstd frames and xz streams.
 
-The result depends on the bytes only, not on how they were split: the codings are always given blocks of BLOCK_BYTES.
+The result depends on the bytes only, not on how they were split: the layers are always given blocks of BLOCK_BYTES.
 """
 
+import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
-Failure = Literal["", "unknown_coding", "too_many_codings", "corrupt", "cut", "too_large", "ratio"]
+Failure = Literal[
+    "", "unknown_coding", "too_many_codings", "not_as_listed", "corrupt", "cut", "too_large", "ratio", "memory"
+]
 
 MAX_CODINGS = 4
-MAX_MEMBERS = 1024  # gzip members or zstd frames of one body: 64 MiB in the 64 KiB members of bgzip
+MAX_MEMBERS = 1024  # gzip members, zstd frames or xz streams of one body: 64 MiB in the 64 KiB members of bgzip
 MAX_GZIP_HEAD_BYTES = 1 << 17
 BLOCK_BYTES = 4096
 PIECE_BYTES = 1 << 16
 RATIO_FROM_BYTES = 1 << 20
+CERTAIN_BYTES = 1 << 14  # what decodes to this much is of the coding
+ACCIDENT_BYTES = 64  # what is not of the coding breaks before it has decoded to this much
 ZSTD_WINDOW_BYTES = 8 << 20
 ZSTD_STEP_BYTES = 128  # the library has no limit on output; a block of 128 KiB takes at least 4 bytes of input
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-ZSTD_SKIPPABLE = b"\x2a\x4d\x18"  # after a byte 0x50 to 0x5f
+ZSTD_SKIPPABLE = tuple(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60))
+GZIP_MAGIC = b"\x1f\x8b\x08"
+XZ_MAGIC = b"\xfd7zXZ\0"
+LZMA_MEMORY_BYTES = 17 << 20  # a dictionary of 16 MiB and what liblzma needs beside it
+
+_BLANKS = bytes(0x20 if octet in b"\t\r\n" else octet for octet in range(256))
+_CONTROLS = bytes(octet for octet in (*range(0x20), *range(0x7F, 0x100)) if octet not in b"\t\r\n")
+_TOKEN = re.compile(rb"[!#$%&*+\-.^_`|~0-9A-Za-z]+")
+_NO_TEXT = bytes(octet for octet in (*range(0x20), 0x7F) if octet not in b"\t\r\n")
+_MIN_TEXT_BYTES = 4
+
+
+def listed_codings(value: bytes) -> list[str]:
+    """The codings of a Content-Encoding value in its order, in lower case; `identity` and `none` are no coding.
+
+    Of each member of the list the first token counts (RFC 9110 5.6.2), whatever stands around it: quotes, colons,
+    parameters. Control characters and bytes above 126 are passed over. An `x-` before the name means nothing (RFC 9110
+    8.4.1.1, 8.4.1.3).
+    """
+    names = []
+    for member in value.translate(_BLANKS, _CONTROLS).split(b","):
+        token = _TOKEN.search(member)
+        if token is not None:
+            name = token[0].decode().lower().removeprefix("x-")
+            if name not in ("identity", "none"):
+                names.append(name)
+    return names
+
+
+class DecoderMemory:
+    """What the windows of all open bodies may hold together. Looked at after each block of a body: one body may be over
+    it for that long.
+
+    used_bytes: an estimate, by the coding and by what it has made so far. refused: bodies that were given up for it.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.used_bytes = 0
+        self.refused = 0
 
 
 class ContentDecoder:
     """One body. Zero or more `feed()`, then `finish()`; neither raises, whatever the bytes.
 
-    codings: lower-case tokens in the order in which they were applied, as Content-Encoding lists them; `identity` is
-    dropped. Bytes fed after a failure or after `finish()` are counted in `encoded_bytes` and not decoded: where bytes
-    of the body are missing, call `finish()` at the gap and the rest cannot spoil what came before it.
+    codings: as `listed_codings()` gives them. Bytes fed after a failure or after `finish()` are counted in
+    `encoded_bytes` and not decoded: where bytes of the body are missing, call `finish()` at the gap and the rest cannot
+    spoil what came before it.
 
-    encoded_bytes: bytes fed. failure: "" or
-      unknown_coding, too_many_codings   nothing is decoded
-      corrupt    not what the coding says it is; where only a checksum is wrong, the body is still decoded to its end
-      cut        the body ends inside a coding (known after finish())
-      too_large  more than max_decoded_bytes, a zstd window over 8 MiB, or too many members
-      ratio      more than max_ratio times the bytes it came from, with more than 1 MiB decoded
-    An empty body is no failure.
+    One rule for what is kept: what was decoded before a failure, and the raw body where nothing was.
+
+    encoded_bytes: bytes fed. failure (known after finish()): "" or
+      unknown_coding    a coding is listed that is not known; it was taken for not applied
+      not_as_listed     a listed coding was not applied, or another one in its place
+      corrupt           not what the coding says it is; where only a checksum is wrong, the body is decoded to its end
+      cut               the body, or what was captured of it before a gap, ends inside a coding
+      too_large         more than max_decoded_bytes, or too many members
+      ratio             more than max_ratio times the bytes it came from, with more than 1 MiB decoded
+      memory            a window over the limit of its coding, or all open bodies together over theirs
+      too_many_codings  nothing is decoded
+    The first three let decoding go on; if one of the others comes after them, that one is said. An empty body is no
+    failure.
     """
 
-    def __init__(self, codings: Sequence[str], *, max_kept_bytes: int, max_decoded_bytes: int, max_ratio: int) -> None:
+    def __init__(
+        self, codings: Sequence[str], *, max_kept_bytes: int, max_decoded_bytes: int, max_ratio: int,
+        memory: DecoderMemory,
+    ) -> None:  # fmt: skip
         self.encoded_bytes = 0
         self.failure: Failure = ""
-        self._codings = [coding for coding in codings if coding != "identity"]
+        self._codings = codings
         self._max_kept_bytes = max_kept_bytes
         self._max_decoded_bytes = max_decoded_bytes
         self._max_ratio = max_ratio
-        self._layers: list[_Coding] = []
-        self._made = [0] * len(self._codings)  # bytes that each layer has put out
+        self._memory = memory
+        self._charged_bytes = 0  # of memory.used_bytes
+        self._layers: list[_Layer] = []
+        self._made = [0] * len(codings)  # bytes that each layer has put out
         self._stopped = False
-        self._mismatch = False  # the failure is a wrong checksum and nothing else
+        self._broken = False  # the failure ended decoding
+        self._undone = False  # at least one coding was found and is being undone
         self._taken = 0  # bytes given to the first layer
         self._block = bytearray()
         self._raw = bytearray()
         self._decoded = bytearray()
-        if len(self._codings) > MAX_CODINGS:
-            self._stop("too_many_codings")
-        elif not all(coding in _CODINGS for coding in self._codings):
-            self._stop("unknown_coding")
 
     def feed(self, data: bytes | memoryview) -> None:
         """The next bytes of the body, transfer-decoded. They are copied."""
@@ -82,7 +145,7 @@ class ContentDecoder:
             end = at + BLOCK_BYTES - len(self._block)
             block = bytes(self._block) + view[at:end]
             self._block.clear()
-            self._decode(block)
+            self._decode(block, False)
             at = end
         if not self._stopped:
             self._block += view[at:]
@@ -91,17 +154,17 @@ class ContentDecoder:
         """The end of the body. Frees the codings; further calls do nothing."""
         if self._stopped:
             return
-        if self._block:
-            self._decode(bytes(self._block))
+        if self.encoded_bytes and self._codings:
+            self._decode(bytes(self._block), True)
         if not self._stopped:
             self._stop("" if all(layer.whole() for layer in self._layers) else "cut")
 
     @property
     def decoded(self) -> bool:
         """Whether `content()` is decoded; else it is raw. True where there was nothing to decode."""
-        if self.failure in ("cut", "too_large", "ratio"):
-            return self._made[-1] > 0
-        return not self.failure or self._mismatch
+        if not self._codings or not self.encoded_bytes:
+            return True
+        return self._undone and (not self._broken or self._made[-1] > 0)
 
     @property
     def decoded_bytes(self) -> int:
@@ -115,7 +178,7 @@ class ContentDecoder:
         """Whether `content()` is shorter than the body, or the body's true length is not known after a failure."""
         if not self.decoded or not self._codings:
             return self.encoded_bytes > len(self._raw)
-        return self._made[-1] > len(self._decoded) or self.failure in ("cut", "too_large", "ratio")
+        return self._made[-1] > len(self._decoded) or self._broken
 
     def content(self) -> bytes:
         """The first `max_kept_bytes` of the body: decoded, or raw where `decoded` is False."""
@@ -125,22 +188,50 @@ class ContentDecoder:
         self._stopped = True
         if failure:
             self.failure = failure
-            self._mismatch = False
+            self._broken = True
         self._layers = []
         self._block = bytearray()
+        self._memory.used_bytes -= self._charged_bytes
+        self._charged_bytes = 0
 
-    def _decode(self, block: bytes) -> None:
+    def _decode(self, block: bytes, end: bool) -> None:
+        """The next block, the last one where `end`."""
         if not self._layers:
-            self._layers = [_CODINGS[coding]() for coding in reversed(self._codings)]
+            if len(self._codings) > MAX_CODINGS:
+                self._stop("too_many_codings")
+                return
+            last = len(self._codings) - 1
+            self._layers = [_Layer(name, i == last) for i, name in enumerate(reversed(self._codings))]
         self._taken += len(block)
+        failure: Failure = ""
         try:
-            self._push(0, block)
+            if block:
+                self._push(0, block)
         except _Failed as error:
-            self._stop(error.failure)
-            return
-        if not self.failure and any(layer.mismatch for layer in self._layers):
-            self.failure = "corrupt"
-            self._mismatch = True
+            failure = error.failure
+        if end or failure:
+            for depth, layer in enumerate(self._layers):
+                try:
+                    self._hand_on(depth, layer.finish())
+                except _Failed as error:
+                    failure = failure or error.failure
+        for layer in self._layers:
+            self._undone = self._undone or layer.coding is not None
+            self.failure = self.failure or layer.note()
+        if not failure and not end:
+            failure = self._charge()
+        if failure:
+            self._stop(failure)
+
+    def _charge(self) -> Failure:
+        memory = self._memory
+        held = sum(layer.memory_bytes(made) for layer, made in zip(self._layers, self._made, strict=True))
+        memory.used_bytes += held - self._charged_bytes
+        self._charged_bytes = held
+        if memory.used_bytes <= memory.max_bytes:
+            return ""
+        memory.refused += 1
+        return "memory"
 
     def _push(self, depth: int, data: bytes) -> None:
         """Gives data to the layer at this depth and what comes out to the next one; out of the last one it is kept."""
@@ -149,7 +240,11 @@ class ContentDecoder:
             if room > 0:
                 self._decoded += data[:room]
             return
-        for piece in self._layers[depth].decode(data):
+        self._hand_on(depth, self._layers[depth].decode(data))
+
+    def _hand_on(self, depth: int, pieces: Iterable[bytes]) -> None:
+        """What the layer at this depth puts out."""
+        for piece in pieces:
             self._made[depth] += len(piece)
             self._push(depth + 1, piece)
             if self._made[depth] > self._max_decoded_bytes:
@@ -168,6 +263,13 @@ class _Failed(Exception):
 class _Coding(Protocol):
     """One coding of one body, being undone."""
 
+    magics: tuple[bytes, ...]
+    """The signs, one of which its data begins with."""
+    unsigned: bool
+    """Its data may begin with none of them."""
+    base_bytes: int
+    window_bytes: int
+    """What it holds in memory: at once, and at most besides, as its output grows."""
     mismatch: bool
     """A checksum was wrong. Decoding goes on."""
 
@@ -178,8 +280,101 @@ class _Coding(Protocol):
         """Whether the body may end here."""
 
 
+class _Layer:
+    """One listed coding and what became of it.
+
+    coding: what is being undone; None while that is not decided, and where the data is handed on as it is.
+    """
+
+    def __init__(self, name: str, last: bool) -> None:
+        self.coding: _Coding | None = None
+        self._listed = _CODINGS.get(name)
+        self._last = last  # what it puts out is the body
+        self._decided = False
+        self._held = bytearray()  # the input so far, while not decided
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        """The next bytes of its input. Raises _Failed."""
+        if not self._decided:
+            self._held += data
+            return self._decide(False) if len(self._held) >= BLOCK_BYTES else iter(())
+        return iter((data,)) if self.coding is None else self.coding.decode(data)
+
+    def finish(self) -> Iterator[bytes]:
+        """The end of its input. Raises _Failed."""
+        return self._decide(True) if self._held else iter(())
+
+    def whole(self) -> bool:
+        return self.coding is None or self.coding.whole()
+
+    def note(self) -> Failure:
+        """What is to be said of it, though decoding goes on."""
+        if not self._decided or (self.coding is not None and type(self.coding) is self._listed):
+            return "corrupt" if self.coding is not None and self.coding.mismatch else ""
+        return "unknown_coding" if self._listed is None else "not_as_listed"
+
+    def memory_bytes(self, made: int) -> int:
+        return 0 if self.coding is None else self.coding.base_bytes + min(made, self.coding.window_bytes)
+
+    def _decide(self, end: bool) -> Iterator[bytes]:
+        """Finds out what its input is, and gives what the start of it decodes to."""
+        start = bytes(self._held)
+        self._held = bytearray()
+        self._decided = True
+        listed = self._listed
+        if listed is not None and any(start.startswith(magic) or magic.startswith(start) for magic in listed.magics):
+            self.coding = listed()
+            yield from self.coding.decode(start)
+            return
+        if listed is not None and listed.unsigned:
+            coding = listed()
+            stream = coding.decode(start)
+            pieces: list[bytes] = []
+            made = 0
+            failed: _Failed | None = None
+            try:
+                for piece in stream:
+                    pieces.append(piece)
+                    made += len(piece)
+                    if made >= CERTAIN_BYTES:
+                        break
+            except _Failed as error:
+                failed = error
+            if self._is_listed(start, coding, failed, b"".join(pieces), end):
+                self.coding = coding
+                yield from pieces
+                if failed is not None:
+                    raise failed
+                yield from stream
+                return
+        for other in _CODINGS.values():
+            if start.startswith(other.magics):
+                self.coding = other()
+                yield from self.coding.decode(start)
+                return
+        yield from _cut(start)
+
+    def _is_listed(self, start: bytes, coding: _Coding, failed: "_Failed | None", made: bytes, end: bool) -> bool:
+        """Whether this input without a sign is of the listed coding, which made this of it."""
+        if len(made) >= CERTAIN_BYTES or (failed is not None and failed.failure != "corrupt"):
+            return True
+        if failed is None and (coding.whole() if end else made not in start):
+            return True
+        if _is_text(start) or any(start.startswith(other.magics) for other in _CODINGS.values()):
+            return False
+        # Broken, it may be of a coding that is listed before; where there is none, what came out of it is kept.
+        return failed is None or (self._last and len(made) >= ACCIDENT_BYTES)
+
+
 class _Gzip:
-    """gzip (RFC 1952): one or more members; what follows them and is none is ignored, as browsers do."""
+    """gzip (RFC 1952): one or more members; what follows them and is none is ignored, as browsers do, and so are the
+    reserved flags and the CRC of the header.
+    """
+
+    magics: tuple[bytes, ...] = (GZIP_MAGIC,)
+    unsigned = False
+    base_bytes = 48 << 10
+    window_bytes = 0
 
     def __init__(self) -> None:
         self.mismatch = False
@@ -193,6 +388,7 @@ class _Gzip:
     def decode(self, data: bytes) -> Iterator[bytes]:
         data = self._held + data
         self._held = b""
+        fresh = False
         while data and not self._done:
             if self._stream is None:
                 size = _gzip_head_bytes(data)
@@ -207,14 +403,20 @@ class _Gzip:
                 if self._members == MAX_MEMBERS:
                     raise _Failed("too_large")
                 self._members += 1
-                self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
+                self._stream = _raw_inflater()
                 self._crc = self._length = 0
                 data = data[size:]
+                fresh = True
             elif not self._stream.eof:
-                for piece in _inflate(self._stream, data):
-                    self._crc = zlib.crc32(piece, self._crc)
-                    self._length += len(piece)
-                    yield piece
+                try:
+                    for piece in _inflate(self._stream, data):
+                        self._crc = zlib.crc32(piece, self._crc)
+                        self._length += len(piece)
+                        yield piece
+                except _Failed:
+                    if fresh and self._length <= RATIO_FROM_BYTES:
+                        yield from _cut(_sound(_raw_inflater, _inflate, data)[1][self._length :])
+                    raise
                 data = self._stream.unused_data
             elif len(data) < 8:
                 self._held = data
@@ -226,43 +428,47 @@ class _Gzip:
                 data = data[8:]
 
     def whole(self) -> bool:
-        return self._stream is None and (self._members > 0 or not self._held)
+        return self._stream is None and self._members > 0
 
 
 class _Deflate:
     """deflate (RFC 9110 8.4.1.2): the zlib format, and what some servers send instead: raw deflate. The first two bytes
-    tell; where they look like zlib but the input at hand does not decode, it is raw after all. What follows the end is
+    tell; where they look like zlib but what follows does not decode, it is raw after all. What follows the end is
     ignored.
     """
+
+    magics: tuple[bytes, ...] = ()
+    unsigned = True
+    base_bytes = 48 << 10
+    window_bytes = 0
 
     def __init__(self) -> None:
         self.mismatch = False
         self._stream: Any = None
-        self._held = b""  # the first byte; later the trailer
+        self._held = b""  # the trailer
         self._adler: int | None = None  # None: raw
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        if self._stream is None:
-            data = self._held + data
-            self._held = b""
-            if len(data) < 2:
-                self._held = data
+        if self._stream is not None:
+            yield from self._body(data)
+            return
+        zlib_head = data[0] & 0x0F == 8 and data[0] >> 4 <= 7
+        if len(data) > 1:
+            zlib_head = zlib_head and not data[1] & 0x20 and (data[0] << 8 | data[1]) % 31 == 0
+        for start in (2, 0) if zlib_head else (0,):
+            self._stream = _raw_inflater()
+            self._adler = 1 if start else None
+            made = False
+            try:
+                for piece in self._body(data[start:]):
+                    made = True
+                    yield piece
                 return
-            self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-            if data[0] & 0x0F == 8 and data[0] >> 4 <= 7 and not data[1] & 0x20 and (data[0] << 8 | data[1]) % 31 == 0:
-                self._adler = 1
-                made = False
-                try:
-                    for piece in self._body(data[2:]):
-                        made = True
-                        yield piece
-                    return
-                except _Failed:
-                    if made:
-                        raise
-                self._adler = None
-                self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
-        yield from self._body(data)
+            except _Failed:
+                if made:
+                    raise
+        yield from _cut(_sound(_raw_inflater, _inflate, data[2 if zlib_head else 0 :])[1])
+        raise _Failed("corrupt")
 
     def _body(self, data: bytes) -> Iterator[bytes]:
         if not self._stream.eof:
@@ -276,29 +482,55 @@ class _Deflate:
             self.mismatch = len(self._held) == 4 and int.from_bytes(self._held, "big") != self._adler
 
     def whole(self) -> bool:
-        if self._stream is None:
-            return not self._held
         return bool(self._stream.eof) and (self._adler is None or len(self._held) == 4)
 
 
 class _Brotli:
-    """br (RFC 7932). Bytes after the end make it corrupt: the library does not tell where the end was."""
+    """br (RFC 7932). What follows the end is ignored where that is in the first block: the library does not tell where
+    the end was, and takes what follows for an error.
+    """
 
+    magics: tuple[bytes, ...] = ()
+    unsigned = True
+    base_bytes = 64 << 10
+    window_bytes = 16 << 20
     mismatch = False  # the format has no checksum
 
     def __init__(self) -> None:
         import brotli
 
         self._error = brotli.error
-        self._stream = brotli.Decompressor()
-        self._begun = False
+        self._new = brotli.Decompressor
+        self._stream: Any = None
+        self._done = False
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        self._begun = True
+        if self._done:
+            return
+        if self._stream is not None:
+            yield from self._pieces(self._stream, data)
+            return
+        self._stream = self._new()
+        made = 0
+        try:
+            for piece in self._pieces(self._stream, data):
+                made += len(piece)
+                yield piece
+            return
+        except _Failed:
+            if made > RATIO_FROM_BYTES:
+                raise
+        self._stream, rest = _sound(self._new, self._pieces, data)
+        yield from _cut(rest[made:])
+        if not self._stream.is_finished():
+            raise _Failed("corrupt")
+        self._done = True
+
+    def _pieces(self, stream: Any, data: bytes) -> Iterator[bytes]:
         while True:
             try:
                 # The library goes over the limit, up to about twice; with this one it returns 32 KiB.
-                piece = self._stream.process(data, output_buffer_limit=PIECE_BYTES // 4)
+                piece = stream.process(data, output_buffer_limit=PIECE_BYTES // 4)
             except self._error:
                 raise _Failed("corrupt") from None
             if not piece:
@@ -307,12 +539,16 @@ class _Brotli:
             data = b""
 
     def whole(self) -> bool:
-        return not self._begun or bool(self._stream.is_finished())
+        return bool(self._stream.is_finished())
 
 
 class _Zstd:
     """zstd (RFC 8878, with the window of RFC 9659): frames and skippable frames; what follows them is ignored."""
 
+    magics: tuple[bytes, ...] = (ZSTD_MAGIC, *ZSTD_SKIPPABLE)
+    unsigned = False
+    base_bytes = 512 << 10
+    window_bytes = ZSTD_WINDOW_BYTES
     mismatch = False  # the library gives nothing of a frame's last block where its checksum is wrong: corrupt
 
     def __init__(self) -> None:
@@ -335,7 +571,7 @@ class _Zstd:
                 if len(magic) < 4:
                     self._held = magic
                     return
-                if magic != ZSTD_MAGIC and not (magic[0] & 0xF0 == 0x50 and magic[1:] == ZSTD_SKIPPABLE):
+                if magic not in self.magics:
                     if self._frames == 0:
                         raise _Failed("corrupt")
                     self._done = True
@@ -348,25 +584,123 @@ class _Zstd:
             try:
                 made = self._frame.decompress(step)
             except self._error as error:
-                raise _Failed("too_large" if "too much memory" in str(error) else "corrupt") from None
+                raise _Failed("memory" if "too much memory" in str(error) else "corrupt") from None
             at += len(step)
             if self._frame.eof:
                 at -= len(self._frame.unused_data)
                 self._frame = None
-            for start in range(0, len(made), PIECE_BYTES):
-                yield made[start : start + PIECE_BYTES]
+            yield from _cut(made)
 
     def whole(self) -> bool:
-        return self._frame is None and (self._frames > 0 or not self._held)
+        return self._frame is None and self._frames > 0
+
+
+class _Lzma:
+    """lzma, as the xz format (streams, with zeros between them) or the older one, LZMA-alone. What follows is ignored.
+
+    Neither name is registered; some tools send them.
+    """
+
+    magics: tuple[bytes, ...] = (XZ_MAGIC,)
+    unsigned = True
+    base_bytes = 128 << 10
+    window_bytes = 16 << 20
+    mismatch = False  # the library stops at a wrong checksum
+
+    def __init__(self) -> None:
+        import lzma
+
+        self._lzma = lzma
+        self._stream: Any = lzma.LZMADecompressor(lzma.FORMAT_AUTO, LZMA_MEMORY_BYTES)  # None between streams
+        self._streams = 1
+        self._xz = False
+        self._held = b""  # the start of a magic number
+        self._done = False
+
+    def decode(self, data: bytes) -> Iterator[bytes]:
+        if self._streams == 1 and not self._xz and self._stream is not None:
+            self._xz = data.startswith(XZ_MAGIC)
+        data = self._held + data
+        self._held = b""
+        while data and not self._done:
+            if self._stream is None:
+                data = data.lstrip(b"\0")
+                if len(data) < len(XZ_MAGIC) and XZ_MAGIC.startswith(data):
+                    self._held = data
+                    return
+                if not self._xz or not data.startswith(XZ_MAGIC):
+                    self._done = True
+                    return
+                if self._streams == MAX_MEMBERS:
+                    raise _Failed("too_large")
+                self._streams += 1
+                self._stream = self._lzma.LZMADecompressor(self._lzma.FORMAT_XZ, LZMA_MEMORY_BYTES)
+            while True:
+                try:
+                    piece = self._stream.decompress(data, PIECE_BYTES)
+                except self._lzma.LZMAError as error:
+                    raise _Failed("memory" if "emory" in str(error) else "corrupt") from None
+                if piece:
+                    yield piece
+                if self._stream.eof:
+                    data = self._stream.unused_data
+                    self._stream = None
+                    break
+                if not piece:
+                    return
+                data = b""
+
+    def whole(self) -> bool:
+        return self._stream is None
 
 
 _CODINGS: dict[str, type[_Coding]] = {
     "gzip": _Gzip,
-    "x-gzip": _Gzip,
     "deflate": _Deflate,
     "br": _Brotli,
     "zstd": _Zstd,
+    "lzma": _Lzma,
+    "xz": _Lzma,
 }
+
+
+def _is_text(data: bytes) -> bool:
+    """Printable UTF-8, of which the last character may be cut."""
+    if len(data) < _MIN_TEXT_BYTES or data.translate(None, _NO_TEXT) != data:
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return error.end == len(data) and error.reason == "unexpected end of data"
+    return True
+
+
+def _cut(data: bytes) -> Iterator[bytes]:
+    for at in range(0, len(data), PIECE_BYTES):
+        yield data[at : at + PIECE_BYTES]
+
+
+def _sound(new: Callable[[], Any], decode: Callable[[Any, bytes], Iterator[bytes]], data: bytes) -> tuple[Any, bytes]:
+    """Of data in which a new decompressor finds an error, what comes before it: a decompressor after that, and what it
+    made. The libraries give nothing of the input that they find the error in. Costs three times the decoding."""
+    at = 0
+    for step in (64, 1):
+        stream = new()
+        try:
+            for _ in decode(stream, data[:at]):
+                pass
+            while at < len(data):
+                for _ in decode(stream, data[at : at + step]):
+                    pass
+                at += step
+        except _Failed:
+            pass
+    stream = new()
+    return stream, b"".join(decode(stream, data[:at]))
+
+
+def _raw_inflater() -> Any:
+    return zlib.decompressobj(-zlib.MAX_WBITS)
 
 
 def _inflate(stream: Any, data: bytes) -> Iterator[bytes]:
@@ -385,13 +719,11 @@ def _inflate(stream: Any, data: bytes) -> Iterator[bytes]:
 
 def _gzip_head_bytes(data: bytes) -> int:
     """The length of the member header that this starts with; 0 where it is not all there, -1 where it is none."""
-    if not b"\x1f\x8b\x08".startswith(data[:3]):
+    if not GZIP_MAGIC.startswith(data[:3]):
         return -1
     if len(data) < 10:
         return 0
     flags = data[3]
-    if flags & 0xE0:  # reserved
-        return -1
     at = 10
     if flags & 4:  # FEXTRA
         if len(data) < 12:

@@ -10,6 +10,7 @@ cdef class Limits:
     cdef public int keep
     cdef public HeaderIndex index
     cdef public dict textual
+    cdef public object decoder_memory
     cdef public long long head_bytes, body_bytes, framing_bytes, skipped_bytes, tunnel_bytes, pending_bytes
     cdef public long long requests, responses, informational, resyncs, heads_too_large, headers_overflow, decoding_failures
     cdef bint wanted(self, bytes content_type)

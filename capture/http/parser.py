@@ -38,7 +38,7 @@ else:
     from ..source.block import Buffer
     from .message import HeaderIndex, Message
 from . import lenient
-from .decoding import ContentDecoder
+from .decoding import ContentDecoder, DecoderMemory, listed_codings
 from .message import (
     BODY_NOT_ALLOWED,
     CHUNK_END_MISSING,
@@ -134,6 +134,7 @@ class Limits:
     def __init__(
         self, *, max_head_bytes: int = 65536, max_headers: int = 1000, search_bytes: int = 65536, keep: int = 1,
         max_kept_bytes: int = 65536, max_decoded_bytes: int = 1 << 26, max_ratio: int = 1000,
+        max_decoder_memory_bytes: int = 1 << 28,
     ) -> None:  # fmt: skip
         self.max_head_bytes = max_head_bytes
         self.search_bytes = search_bytes
@@ -141,6 +142,7 @@ class Limits:
         self.max_kept_bytes = max_kept_bytes
         self.max_decoded_bytes = max_decoded_bytes
         self.max_ratio = max_ratio
+        self.decoder_memory = DecoderMemory(max_decoder_memory_bytes)
         self.index = HeaderIndex(max_headers)
         self.textual: dict[bytes, bool] = {}
         self.head_bytes = self.body_bytes = self.framing_bytes = 0
@@ -1106,12 +1108,11 @@ class Parser(Consumer):
             return 0
         message.keep = True
         if message.content_encoding is not None:
-            codings = [coding.strip().decode("latin-1") for coding in message.content_encoding.split(b",")]
-            codings = [coding for coding in codings if coding and coding != "identity"]
+            codings = listed_codings(message.content_encoding)
             if codings:
                 message.decoder = ContentDecoder(
                     codings, max_kept_bytes=limits.max_kept_bytes, max_decoded_bytes=limits.max_decoded_bytes,
-                    max_ratio=limits.max_ratio,
+                    max_ratio=limits.max_ratio, memory=limits.decoder_memory,
                 )  # fmt: skip
                 return 0
         message.kept = []
