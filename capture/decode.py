@@ -37,6 +37,7 @@ DROPS = (
     "fragment_unfinished",  # counted by whoever reassembles: the datagram never became whole
     "link_malformed",
     "encrypted",
+    "bad_checksum",
 )
 _LINK_UNSUPPORTED = cython.declare(cython.int, 2)
 _LINK_TRUNCATED = cython.declare(cython.int, 3)
@@ -49,6 +50,7 @@ _TCP_MALFORMED = cython.declare(cython.int, 9)
 _FRAGMENT_TRUNCATED = cython.declare(cython.int, 10)
 _LINK_MALFORMED = cython.declare(cython.int, 12)
 _ENCRYPTED = cython.declare(cython.int, 13)
+_BAD_CHECKSUM = cython.declare(cython.int, 14)
 
 FIN = 0x01
 SYN = 0x02
@@ -130,13 +132,42 @@ def _damaged(buffer: Buffer, start: cython.Py_ssize_t, size: cython.Py_ssize_t) 
     return at < size and buffer.octets[start + at] & 0x40 != 0
 
 
+@cython.cfunc
+@cython.exceptval(check=False)
+def _sum(buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.longlong:
+    """The ones' complement sum of the 16-bit words (RFC 1071), not inverted: 0xFFFF over what has a right checksum."""
+    total: cython.longlong = 0
+    at: cython.Py_ssize_t = start
+    while at + 1 < end:
+        total += _u16(buffer, at)
+        at += 2
+    if at < end:
+        total += buffer.octets[at] << 8
+    return _folded(total)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _folded(total: cython.longlong) -> cython.longlong:
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _words(value: cython.ulonglong) -> cython.longlong:
+    """The sum of the four 16-bit words of a number."""
+    return (value >> 48) + (value >> 32 & 0xFFFF) + (value >> 16 & 0xFFFF) + (value & 0xFFFF)
+
+
 @cython.cclass
 class Segment:
     """One TCP segment, as it lies in a buffer. One object is used again for every frame.
 
     Addresses are 128-bit numbers in two halves (an IPv4 address is the low half). `payload_start:payload_end` are the
     captured bytes in `buffer`; `payload_length` is the length that the headers state, which is more where the frame
-    was cut. `vlan` and `inner_vlan` are the two outermost VLAN ids, or -1.
+    was cut. `vlan` and `inner_vlan` are the two outermost VLAN ids, or -1. `urgent`: the urgent pointer, with URG only.
     """
 
     def __init__(self) -> None:
@@ -146,7 +177,7 @@ class Segment:
         self.source_high = self.source_low = self.destination_high = self.destination_low = 0
         self.source_port = self.destination_port = 0
         self.seq = self.ack = 0
-        self.flags = 0
+        self.flags = self.urgent = 0
         self.payload_start = self.payload_end = 0
         self.payload_length = 0
         self.vlan = self.inner_vlan = -1
@@ -158,9 +189,12 @@ class Decoder:
 
     Counters: segments + fragments + sum(drops) = frames given to decode(); datagram_segments + datagram_drops =
     datagrams given to decode_datagram(). `drops[i]` counts the reason DROPS[i].
+    verify_checksums: those of the IPv4 header and of TCP (RFC 9293 section 3.1), where all of it was captured. An IPv4
+    option or IPv6 header that names another final destination than the one at hand makes the latter wrong.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, verify_checksums: bool = False) -> None:
+        self.verify_checksums = verify_checksums
         self.segment = Segment()
         self.drops = [0] * len(DROPS)
         self.segments = self.fragments = self.datagram_segments = self.datagram_drops = 0
@@ -592,6 +626,8 @@ class Decoder:
             return _IP_MALFORMED
         if end - start < header:
             return _IP_TRUNCATED
+        if self.verify_checksums and _sum(buffer, start, start + header) != 0xFFFF:
+            return _BAD_CHECKSUM
         fragment = _u16(buffer, start + 6)
         segment.ip_version = 4
         segment.source_high = 0
@@ -696,6 +732,8 @@ class Decoder:
         header = (buffer.octets[start + 12] >> 4) * 4
         if header < 20 or header > length:
             return _TCP_MALFORMED
+        if self.verify_checksums and end - start == length and not self._sound(buffer, start, end):
+            return _BAD_CHECKSUM
         segment.source_port = _u16(buffer, start)
         segment.destination_port = _u16(buffer, start + 2)
         segment.seq = _u32(buffer, start + 4)
@@ -706,4 +744,16 @@ class Decoder:
         segment.payload_end = end
         if segment.payload_start > end:  # cut inside the options
             segment.payload_start = end
+        if segment.flags & 0x20:
+            segment.urgent = _u16(buffer, start + 18)
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _sound(self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.bint:
+        """Whether the checksum of this TCP segment is right, with the pseudo header of its addresses."""
+        segment: Segment = self.segment
+        total: cython.longlong = 6 + (end - start) + _sum(buffer, start, end)
+        total += _words(segment.source_high) + _words(segment.source_low)
+        total += _words(segment.destination_high) + _words(segment.destination_low)
+        return _folded(total) == 0xFFFF

@@ -62,14 +62,14 @@ class Pipeline:
         tcp = settings.tcp
         self.connections = ConnectionTable(
             self.application,
-            Reassembly(tcp.max_buffered_bytes, tcp.max_buffered_bytes_per_direction),
+            Reassembly(tcp.max_buffered_bytes, tcp.max_buffered_bytes_per_direction, tcp.overlap),
             max_connections=tcp.max_connections,
             reorder_ns=int(tcp.reorder_seconds * NS),
             handshake_timeout_ns=int(tcp.handshake_timeout_seconds * NS),
             idle_timeout_ns=int(tcp.idle_timeout_seconds * NS),
             closing_timeout_ns=int(tcp.closing_timeout_seconds * NS),
         )
-        self.decoder = Decoder()
+        self.decoder = Decoder(tcp.verify_checksums)
         self.defragmenter = Defragmenter(settings.defrag)
         matches = None
         if settings.source.filter and not source.live:
