@@ -548,14 +548,24 @@ class ConnectionTable:
     @cython.exceptval(-1)
     def _reset(self, connection: Connection, segment: Segment, from_a: cython.bint) -> cython.int:
         """A RST ends the connection once the reorder window is over, unless it is then found not to fit. One that lies
-        outside the stream is forged or late: counted and ignored (RFC 5961 section 3)."""
+        outside the stream is forged or late: counted and ignored (RFC 5961 section 3); so is an answer to a SYN that
+        does not acknowledge it (RFC 9293 section 3.10.7.3). Of two that wait, the first that fits counts."""
         mine: Stream = connection.forward if from_a else connection.backward
+        other: Stream = mine.peer
         ahead: cython.longlong
         if mine.started and not mine.closed:
             ahead = difference(segment.seq, mine.next_seq)
             if ahead < -1 or ahead > _RST_WINDOW:
                 self.resets_ignored += 1
                 return 0
+        elif not mine.seen and other.from_syn and not connection.opened:
+            ahead = difference(segment.ack, other.first_seq)
+            if not segment.flags & _ACK or ahead < 0 or ahead > difference(other.next_seq, other.first_seq):
+                self.resets_ignored += 1
+                return 0
+        if connection.reset_ns != 0 and not self._reset_fits(connection):
+            connection.reset_ns = 0
+            self.resets_ignored += 1
         if connection.reset_ns == 0:
             connection.reset_ns = segment.timestamp_ns
             connection.reset_seq = segment.seq
@@ -688,7 +698,7 @@ class ConnectionTable:
         two: Stream = connection.backward
         if connection.done:
             return 0
-        if connection.reset_ns != 0:
+        if connection.reset_ns != 0 and (one is None or self._reset_fits(connection)):
             reason = _RST_REASON
         if one is not None:
             if connection.client == 2:

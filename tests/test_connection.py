@@ -374,6 +374,41 @@ def test_a_reset_that_its_sender_does_not_know_of(side: str) -> None:
     assert seen(result) == ["/a complete", "/b complete"]
 
 
+@pytest.mark.parametrize(("ack", "ended"), [(1001, True), (1000, False), (1002, False), (None, False)])
+def test_a_reset_that_answers_a_syn(ack: int | None, ended: bool) -> None:
+    """Its number is 0; it ends the attempt only where it acknowledges the SYN (RFC 9293 section 3.10.7.3)."""
+    conv = Conversation()
+    conv.segment("client", SYN, seq=conv.isn["client"])
+    conv.segment("server", RST if ack is None else RST | ACK, seq=0, ack=ack)
+    conv.wait(SECOND)
+    if not ended:
+        conv.segment("server", SYN | ACK, seq=conv.isn["server"])
+        exchange(conv)
+    result = run(mix(conv, later(conv)))
+    assert seen(result) == ([] if ended else ["/ complete"])
+    assert connections(result) == ({"rst": 1, "shutdown": 1} if ended else {"shutdown": 2})
+
+
+def test_a_true_reset_after_a_forged_one() -> None:
+    conv = Conversation()
+    conv.handshake()
+    conv.send("client", http_request())
+    conv.segment("server", RST, seq=conv.next_number("server") + 500)
+    conv.rst("server")
+    result = run(mix(conv, later(conv)))
+    assert seen(result) == ["/ no_response"]
+    assert connections(result) == {"rst": 1, "shutdown": 1}
+    assert result.ledger.sections["segments"]["resets_ignored"] == 1
+
+
+def test_a_forged_reset_at_the_end_of_the_capture() -> None:
+    conv = Conversation()
+    conv.handshake()
+    conv.send("client", http_request())
+    conv.segment("server", RST, seq=conv.next_number("server") + 500)
+    assert seen(run(conv.frames)) == ["/ shutdown"]
+
+
 def test_a_reset_after_what_the_capture_has_lost() -> None:
     """There is a hole before it that the other side has acknowledged."""
     conv = Conversation()
