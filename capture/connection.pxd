@@ -14,8 +14,8 @@ cdef class Connection:
     cdef public Stream forward, backward
     cdef public int client
     cdef public bint midstream, opened, ignored, done, waiting
-    cdef public long long pending_syn, a_first, b_first
-    cdef public bint pending_from_a
+    cdef public long long pending_syn, pending_ns, pending_length, a_first, b_first, reset_seq
+    cdef public bint pending_from_a, reset_from_a
     cdef public object application, identity
 
     cpdef int leave(self) except? -1
@@ -54,6 +54,7 @@ cdef class ConnectionTable:
     cdef int _syn(self, Connection connection, Segment segment, bint from_a) except? -1
     cdef bint _repeated(self, Connection connection, Segment segment, bint from_a) noexcept
     cdef int _reset(self, Connection connection, Segment segment, bint from_a) except? -1
+    cdef bint _reset_fits(self, Connection connection) except? -1
     cdef int _settle(self, Connection connection) except? -1
     cdef bint _give_up(self, Stream stream) except? -1
     cdef bint _force(self, Connection connection) except? -1

@@ -6,6 +6,11 @@
     any         --both streams closed, RST, a confirmed new SYN--> done: remembered so that late segments find it
     any         --idle too long, evicted, shutdown--> done or removed
 
+A RST ends a connection once the reorder window is over, where it is then still exactly behind its sender's bytes, as
+its receiver requires (RFC 9293 section 3.10.7.4, RFC 5961 section 3): one with a hole before it that the peer has not
+acknowledged, or with bytes behind it, is forged or late. A FIN that was not captured is known by the acknowledgement of
+its number; that stream ends when its peer has ended, or with the connection.
+
 Invariants:
 - A connection is in the chain of its slot, in exactly one of the three queues (by age: oldest first), and counted in
   `active`, or in none of them.
@@ -40,6 +45,7 @@ _SYN = cython.declare(cython.int, 0x02)
 _RST = cython.declare(cython.int, 0x04)
 _FIN = cython.declare(cython.int, 0x01)
 _ACK = cython.declare(cython.int, 0x10)
+_URG = cython.declare(cython.int, 0x20)
 
 _EMBRYONIC = cython.declare(cython.int, 0)
 _OPEN = cython.declare(cython.int, 1)
@@ -86,7 +92,9 @@ class Connection:
         self.midstream = True
         self.opened = self.ignored = self.done = self.waiting = False
         self.pending_syn = self.a_first = self.b_first = -1
-        self.pending_from_a = False
+        self.pending_ns = self.pending_length = 0
+        self.pending_from_a = self.reset_from_a = False
+        self.reset_seq = -1
         self.application: Any = None
         self.identity: Any = None
 
@@ -189,7 +197,7 @@ class ConnectionTable:
         elif connection.pending_syn >= 0 and not flags & _SYN:
             mine = connection.forward if from_a else connection.backward
             if (
-                segment.seq == advance(connection.pending_syn, 1)
+                0 < difference(segment.seq, connection.pending_syn) <= 1 + connection.pending_length
                 and segment.seq != mine.next_seq
                 and from_a == connection.pending_from_a
             ):
@@ -216,6 +224,13 @@ class ConnectionTable:
             self.control += 1
         if flags & _SYN:
             if self._syn(connection, segment, from_a) == 1:  # it was replaced
+                if segment.payload_length == 0:
+                    return 0
+                connection = self._find(segment, slot)
+                from_a = self.from_a
+            if segment.payload_length > 0 and not flags & _ACK and segment.seq == connection.pending_syn:
+                self.reassembly.payload_bytes += captured  # of a connection that is not there yet
+                self.reassembly.discarded_bytes += captured
                 return 0
             if segment.payload_length == 0:
                 if connection.waiting:
@@ -242,6 +257,8 @@ class ConnectionTable:
                 for stream in (connection.forward, connection.backward):
                     if stream.closed and stream.consumer is not None:  # a FIN before the first payload
                         stream.consumer.on_close(0, now_ns)
+            if flags & _URG:  # the pointer is to the byte after the urgent one; 0 means the first (as in Linux)
+                mine.urgent(advance(segment.seq, (1 if flags & _SYN else 0) + max(segment.urgent - 1, 0)))
             mine.segment(
                 segment.buffer, segment.payload_start, segment.payload_end, segment.payload_length,
                 advance(segment.seq, 1) if flags & _SYN else segment.seq,
@@ -444,6 +461,10 @@ class ConnectionTable:
         connection.client = 1
         connection.midstream = False
         connection.syn_ns = segment.timestamp_ns
+        if not segment.flags & _SYN or segment.flags & _ACK:
+            connection.syn_ns = old.pending_ns
+        if not segment.flags & _SYN:
+            self.midstream -= 1  # its SYN was seen earlier
         connection.forward.start(advance(segment.seq if segment.flags & _SYN else pending, 1))
         return connection
 
@@ -502,25 +523,29 @@ class ConnectionTable:
         mine: Stream = connection.forward if from_a else connection.backward
         other: Stream = mine.peer
         first: cython.longlong = advance(segment.seq, 1)
+        ahead: cython.longlong
         new: Connection
         if segment.flags & _ACK:
             if (
                 connection.pending_syn >= 0
                 and from_a != connection.pending_from_a
-                and segment.ack == advance(connection.pending_syn, 1)
+                and 0 < difference(segment.ack, connection.pending_syn) <= 1 + connection.pending_length
             ):
                 new = self._replace(connection, segment, _RST_REASON)
                 new.client = 2
                 new.forward = Stream(self.reassembly)
                 new.forward.peer = new.backward
                 new.backward.peer = new.forward
-                new.syn_ns = 0
                 new.syn_ack_ns = segment.timestamp_ns
                 new.forward.start(first)
-                new.backward.start(segment.ack)
+                new.backward.start(advance(connection.pending_syn, 1))
                 return 1
-            if mine.started or (other.started and other.first_seq != segment.ack):
+            if mine.started:
                 return 0
+            if other.started:  # it may acknowledge data that came with the SYN (RFC 7413)
+                ahead = difference(segment.ack, other.first_seq)
+                if ahead < 0 or ahead > difference(other.next_seq, other.first_seq):
+                    return 0
             mine.start(first)
             other.start(segment.ack)
             connection.client = 2 if from_a else 1
@@ -535,10 +560,13 @@ class ConnectionTable:
             connection.midstream = False
             connection.syn_ns = segment.timestamp_ns
             return 0
-        if connection.reset_ns != 0:
+        if connection.reset_ns != 0 and self._reset_fits(connection):
             self._replace(connection, segment, _RST_REASON)
             return 1
+        if connection.pending_syn != segment.seq:
+            connection.pending_ns = segment.timestamp_ns
         connection.pending_syn = segment.seq
+        connection.pending_length = segment.payload_length
         connection.pending_from_a = from_a
         return 0
 
@@ -552,18 +580,44 @@ class ConnectionTable:
     @cython.cfunc
     @cython.exceptval(-1)
     def _reset(self, connection: Connection, segment: Segment, from_a: cython.bint) -> cython.int:
-        """A RST ends the connection once the reorder window is over. One that lies
-        outside the stream is forged or late: counted and ignored (RFC 5961 section 3)."""
+        """A RST ends the connection once the reorder window is over, unless it is then found not to fit. One that lies
+        outside the stream is forged or late: counted and ignored (RFC 5961 section 3); so is an answer to a SYN that
+        does not acknowledge it (RFC 9293 section 3.10.7.3). Of two that wait, the first that fits counts."""
         mine: Stream = connection.forward if from_a else connection.backward
+        other: Stream = mine.peer
         ahead: cython.longlong
         if mine.started and not mine.closed:
             ahead = difference(segment.seq, mine.next_seq)
-            if (ahead < -1 or ahead > _RST_WINDOW) and not (segment.flags & _ACK and segment.seq == 0):
+            if ahead < -1 or ahead > _RST_WINDOW:
                 self.resets_ignored += 1
                 return 0
+        elif not mine.seen and other.from_syn and not connection.opened:
+            ahead = difference(segment.ack, other.first_seq)
+            if not segment.flags & _ACK or ahead < 0 or ahead > difference(other.next_seq, other.first_seq):
+                self.resets_ignored += 1
+                return 0
+        if connection.reset_ns != 0 and not self._reset_fits(connection):
+            connection.reset_ns = 0
+            self.resets_ignored += 1
         if connection.reset_ns == 0:
             connection.reset_ns = segment.timestamp_ns
+            connection.reset_seq = segment.seq
+            connection.reset_from_a = from_a
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _reset_fits(self, connection: Connection) -> cython.bint:
+        """The RST lies where its sender's bytes end: nothing of them is behind it, or missing before it unless the peer
+        has acknowledged it (then the capture has lost that)."""
+        mine: Stream = connection.forward if connection.reset_from_a else connection.backward
+        ahead: cython.longlong
+        received: cython.longlong
+        if not mine.started or mine.closed:
+            return True
+        received = mine.received()
+        ahead = difference(connection.reset_seq, mine.next_seq) - (received - mine.position)
+        return -1 <= ahead <= 0 or (ahead > 0 and received + ahead <= mine.acked_position)
 
     @cython.cfunc
     def _unsettled(self, connection: Connection) -> cython.bint:
@@ -605,6 +659,8 @@ class ConnectionTable:
         if not stream.started:
             return stream.hole_since_ns + self.reorder_ns
         if stream.acked_since_ns != 0:
+            if not stream.peer.closed and stream.peer.pieces is None and stream.ending():
+                return 0
             return stream.acked_since_ns + self.reorder_ns
         if stream.pieces is not None and not stream.peer.seen:
             return stream.hole_since_ns + self.reorder_ns * _ONE_SIDED
@@ -624,8 +680,12 @@ class ConnectionTable:
             if deadline == 0 or deadline > self.now_ns:
                 break
             if connection.reset_ns != 0 and connection.reset_ns + self.reorder_ns <= self.now_ns:
-                self._close(connection, _RST_REASON)
-                return 0
+                if self._reset_fits(connection):
+                    self._close(connection, _RST_REASON)
+                    return 0
+                connection.reset_ns = 0
+                self.resets_ignored += 1
+                continue
             if not (self._give_up(forward) or self._give_up(backward)):
                 if self._due(forward) > self.now_ns or self._due(backward) > self.now_ns or not self._force(connection):
                     break
@@ -648,6 +708,9 @@ class ConnectionTable:
         if not stream.started:
             stream.begin(self.now_ns)
             return True
+        if stream.peer.closed and stream.ending():
+            stream.end(self.now_ns)
+            return True
         return stream.skip(0 if stream.acked_since_ns != 0 else 2, self.now_ns)
 
     @cython.cfunc
@@ -668,7 +731,7 @@ class ConnectionTable:
         two: Stream = connection.backward
         if connection.done:
             return 0
-        if connection.reset_ns != 0:
+        if connection.reset_ns != 0 and (one is None or self._reset_fits(connection)):
             reason = _RST_REASON
         if one is not None:
             if connection.client == 2:

@@ -10,7 +10,7 @@ cdef class Segment:
     cdef public unsigned long long source_high, source_low, destination_high, destination_low
     cdef public int source_port, destination_port
     cdef public long long seq, ack
-    cdef public int flags
+    cdef public int flags, urgent
     cdef public Py_ssize_t payload_start, payload_end
     cdef public long long payload_length
     cdef public int vlan, inner_vlan
@@ -29,6 +29,7 @@ cdef class Decoder:
     cdef public bint fragment_more
     cdef public Py_ssize_t fragment_start, fragment_end
     cdef int layers
+    cdef public bint verify_checksums
 
     cpdef int decode(self, Block block, Py_ssize_t index) except? -1
     cpdef int decode_datagram(self, bytes payload) except? -1
@@ -52,3 +53,4 @@ cdef class Decoder:
     cdef int _tunnel(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long length) except? -1
     cdef int _inside(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured, int inside) except? -1
     cdef int _step(self, int kind, long long number) except? -1
+    cdef bint _sound(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end) noexcept

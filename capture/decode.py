@@ -51,6 +51,7 @@ DROPS = (
     "tunnel_truncated",
     "tunnel_unsupported",
     "tunnels_too_deep",
+    "bad_checksum",
 )
 _LINK_UNSUPPORTED = cython.declare(cython.int, 2)
 _LINK_TRUNCATED = cython.declare(cython.int, 3)
@@ -66,6 +67,7 @@ _ENCRYPTED = cython.declare(cython.int, 13)
 _TUNNEL_TRUNCATED = cython.declare(cython.int, 14)
 _TUNNEL_UNSUPPORTED = cython.declare(cython.int, 15)
 _TUNNELS_TOO_DEEP = cython.declare(cython.int, 16)
+_BAD_CHECKSUM = cython.declare(cython.int, 17)
 
 FIN = 0x01
 SYN = 0x02
@@ -134,6 +136,35 @@ def _damaged(buffer: Buffer, start: cython.Py_ssize_t, size: cython.Py_ssize_t) 
     return at < size and buffer.octets[start + at] & 0x40 != 0
 
 
+@cython.cfunc
+@cython.exceptval(check=False)
+def _sum(buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.longlong:
+    """The ones' complement sum of the 16-bit words (RFC 1071), not inverted: 0xFFFF over what has a right checksum."""
+    total: cython.longlong = 0
+    at: cython.Py_ssize_t = start
+    while at + 1 < end:
+        total += u16(buffer, at)
+        at += 2
+    if at < end:
+        total += buffer.octets[at] << 8
+    return _folded(total)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _folded(total: cython.longlong) -> cython.longlong:
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _words(value: cython.ulonglong) -> cython.longlong:
+    """The sum of the four 16-bit words of a number."""
+    return (value >> 48) + (value >> 32 & 0xFFFF) + (value >> 16 & 0xFFFF) + (value & 0xFFFF)
+
+
 @cython.cclass
 class Segment:
     """One TCP segment, as it lies in a buffer. One object is used again for every frame.
@@ -143,6 +174,7 @@ class Segment:
     was cut. `vlan` and `inner_vlan` are the two outermost VLAN ids, or -1. The first `depth` of `outers` are the
     tunnels around it, outermost first. `path` is 0 without VLAN and tunnel, else a number that only the same ones have.
     `ip_id` is that of the IPv4 header, 0 for IPv6; `checksum` is that of the TCP header, not verified.
+    `urgent`: the urgent pointer, with URG only.
     """
 
     def __init__(self) -> None:
@@ -152,7 +184,7 @@ class Segment:
         self.source_high = self.source_low = self.destination_high = self.destination_low = 0
         self.source_port = self.destination_port = 0
         self.seq = self.ack = 0
-        self.flags = 0
+        self.flags = self.urgent = 0
         self.payload_start = self.payload_end = 0
         self.payload_length = 0
         self.vlan = self.inner_vlan = -1
@@ -169,9 +201,14 @@ class Decoder:
     vlan_in_key, tunnel_in_key: whether the path has them. Counters: segments + fragments + sum(drops) = frames given to
     decode() + datagrams given to decode_datagram(); datagram_segments, datagram_fragments and datagram_drops are those
     of the datagrams. `drops[i]` counts the reason DROPS[i].
+    verify_checksums: those of the IPv4 header and of TCP (RFC 9293 section 3.1), where all of it was captured. An IPv4
+    option or IPv6 header that names another final destination than the one at hand makes the latter wrong.
     """
 
-    def __init__(self, *, vlan_in_key: bool = True, tunnel_in_key: bool = True) -> None:
+    def __init__(
+        self, *, vlan_in_key: bool = True, tunnel_in_key: bool = True, verify_checksums: bool = False
+    ) -> None:
+        self.verify_checksums = verify_checksums
         self.segment = Segment()
         self.vlan_in_key = vlan_in_key
         self.tunnel_in_key = tunnel_in_key
@@ -616,6 +653,8 @@ class Decoder:
             return _IP_MALFORMED
         if end - start < header:
             return _IP_TRUNCATED
+        if self.verify_checksums and _sum(buffer, start, start + header) != 0xFFFF:
+            return _BAD_CHECKSUM
         fragment = u16(buffer, start + 6)
         segment.ip_version = 4
         segment.source_high = 0
@@ -722,6 +761,8 @@ class Decoder:
         header = (buffer.octets[start + 12] >> 4) * 4
         if header < 20 or header > length:
             return _TCP_MALFORMED
+        if self.verify_checksums and end - start == length and not self._sound(buffer, start, end):
+            return _BAD_CHECKSUM
         segment.source_port = u16(buffer, start)
         segment.destination_port = u16(buffer, start + 2)
         segment.seq = u32(buffer, start + 4)
@@ -733,6 +774,8 @@ class Decoder:
         segment.payload_end = end
         if segment.payload_start > end:  # cut inside the options
             segment.payload_start = end
+        if segment.flags & 0x20:
+            segment.urgent = u16(buffer, start + 18)
         return 0
 
     @cython.cfunc
@@ -819,3 +862,13 @@ class Decoder:
         path = ((path ^ value) * self.path_key) & 0xFFFFFFFFFFFFFFFF
         self.segment.path = path ^ path >> 29
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _sound(self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.bint:
+        """Whether the checksum of this TCP segment is right, with the pseudo header of its addresses."""
+        segment: Segment = self.segment
+        total: cython.longlong = 6 + (end - start) + _sum(buffer, start, end)
+        total += _words(segment.source_high) + _words(segment.source_low)
+        total += _words(segment.destination_high) + _words(segment.destination_low)
+        return _folded(total) == 0xFFFF

@@ -64,7 +64,7 @@ class Pipeline:
         tcp = settings.tcp
         self.connections = ConnectionTable(
             self.application,
-            Reassembly(tcp.max_buffered_bytes, tcp.max_buffered_bytes_per_direction),
+            Reassembly(tcp.max_buffered_bytes, tcp.max_buffered_bytes_per_direction, tcp.overlap),
             max_connections=tcp.max_connections,
             reorder_ns=int(tcp.reorder_seconds * NS),
             handshake_timeout_ns=int(tcp.handshake_timeout_seconds * NS),
@@ -72,7 +72,11 @@ class Pipeline:
             closing_timeout_ns=int(tcp.closing_timeout_seconds * NS),
         )
         decode = settings.decode
-        self.decoder = Decoder(vlan_in_key=decode.vlan_in_key, tunnel_in_key=decode.tunnel_in_key)
+        self.decoder = Decoder(
+            vlan_in_key=decode.vlan_in_key,
+            tunnel_in_key=decode.tunnel_in_key,
+            verify_checksums=tcp.verify_checksums,
+        )
         self.defragmenter = Defragmenter(settings.defrag)
         matches = None
         if settings.source.filter and not source.live:

@@ -10,11 +10,27 @@ Invariants:
 - `position` counts the bytes delivered or given up since the first segment seen; `next_seq` is the sequence number of
   that position, `first_seq` that of the first byte (-1 until started).
 - `pieces` lie ahead of `position`, sorted, without overlap, and are copies; their bytes are `buffered_bytes`.
-- Each payload byte is in exactly one counter of `Reassembly`: delivered, retransmitted, ignored, discarded, buffered.
+- Each payload byte is in exactly one counter of `Reassembly`: delivered, retransmitted, ignored, discarded, urgent,
+  buffered.
 
-Overlap: the bytes that came first stay (as Suricata's `first` policy). A hole is waited for until the peer has
-acknowledged past it and the reorder window is over (then the capture has lost it: a gap), or the buffer is full. What
-was acknowledged when that wait began, up to `ripe_position`, is waited for together, from `acked_since_ns` on.
+A hole is waited for until the peer has acknowledged past it and the reorder window is over (then the capture has lost
+it: a gap), or the buffer is full. What was acknowledged when that wait began, up to `ripe_position`, is waited for
+together, from `acked_since_ns` on. One acknowledged number behind all that was seen is the FIN rather than a lost byte
+(`ending`): it becomes a gap only where bytes behind it come, or the peer goes on.
+
+Overlap: which bytes stay where two segments bring the same numbers, by `tcp.overlap` (Novak and Sturges, "Target-Based
+TCP Stream Reassembly", 2007): `first`: those that came first; `last`: those that came later; `linux`: those that came
+first, unless the later segment begins before theirs, or begins with theirs and ends after it. Only bytes behind a hole
+can change: what came in order has been read by the receiver. Bytes that a snap length cut off are filled by any policy.
+
+A retransmission with other bytes is a conflict (`conflicts`), whichever stay: a sender repeats what it sent (RFC 9293
+section 3.8.1). Kept bytes are all compared. Of delivered ones only the opening of each turn is remembered, up to
+`OPENING` bytes from where a side speaks after it has received something: a request line, a status line, what an
+injected answer has to forge. More would cost a copy of the stream. A keep-alive probe, one byte of any value before the
+next (RFC 9293 section 3.8.4), is no conflict.
+
+Urgent data: the byte before the urgent pointer is taken out of the stream, as servers read it (without SO_OOBINLINE;
+RFC 6093 sections 2 and 3.1; so do Linux and Suricata's `oob`). One at a time, the latest, as in Linux.
 
 A segment is not delivered before the bytes of the other direction that it acknowledges: what its sender had seen is
 seen first, however the mirror ordered the frames. So a response never comes before its request. Where no segment of the
@@ -43,6 +59,13 @@ CLOSE_SHUTDOWN = 4
 # Which holes `skip` gives up: acknowledged before the reorder window, acknowledged, or any.
 RIPE, ACKNOWLEDGED, ANY = 0, 1, 2
 
+OVERLAPS = ("first", "last", "linux")
+_FIRST = cython.declare(cython.int, 0)
+_LAST = cython.declare(cython.int, 1)
+_LINUX = cython.declare(cython.int, 2)
+
+OPENING = 256  # bytes of each turn that are remembered
+_OPENING = cython.declare(cython.Py_ssize_t, 256)
 _FAR = cython.declare(cython.longlong, 1 << 30)  # a segment or acknowledgement further away than this is nonsense
 _PIECE_OVERHEAD = cython.declare(cython.longlong, 256)  # what a kept piece costs beside its bytes
 
@@ -78,15 +101,18 @@ class Consumer:
 class Reassembly:
     """Limits and counters of all streams together. All in bytes, but for what says segments.
 
-    payload_bytes = delivered + retransmitted + ignored + discarded + buffered_bytes, at any time. `gap_bytes` and
-    `cut_bytes` (of which the headers speak but which are not in the frames) come on top.
+    payload_bytes = delivered + retransmitted + ignored + discarded + urgent + buffered_bytes, at any time. `gap_bytes`
+    and `cut_bytes` (of which the headers speak but which are not in the frames) come on top. Of the retransmitted,
+    `conflicting_segments` had `conflicting_bytes` that differ from what came before. `overlap`: one of OVERLAPS.
     """
 
-    def __init__(self, max_buffered: int, max_buffered_per_direction: int) -> None:
+    def __init__(self, max_buffered: int, max_buffered_per_direction: int, overlap: str = "first") -> None:
+        self.overlap = OVERLAPS.index(overlap)
         self.max_buffered = max_buffered
         self.max_buffered_per_direction = max_buffered_per_direction
         self.payload_bytes = self.delivered_bytes = self.retransmitted_bytes = 0
-        self.ignored_bytes = self.discarded_bytes = 0
+        self.ignored_bytes = self.discarded_bytes = self.urgent_bytes = 0
+        self.conflicting_segments = self.conflicting_bytes = 0
         self.gap_bytes = self.cut_bytes = self.gaps = 0
         self.buffered_bytes = self.buffered_segments = self.retransmitted_segments = 0
         self.holes_given_up_for_memory = 0
@@ -94,20 +120,29 @@ class Reassembly:
 
 @cython.cclass
 class Piece:
-    """Bytes that came too early: stream positions start to end; `cut`: bytes after it are missing from its frame."""
+    """Bytes that came too early: stream positions start to end; `cut`: these are missing from their frame.
 
-    def __init__(self, start: int, end: int, ack: int, timestamp_ns: int, buffer: Buffer) -> None:
+    `begin` and `finish`: the positions of the whole segment that brought them."""
+
+    def __init__(
+        self, start: int, end: int, ack: int, timestamp_ns: int, buffer: Buffer, begin: int, finish: int
+    ) -> None:
         self.start = start
         self.end = end
         self.ack = ack
         self.timestamp_ns = timestamp_ns
         self.buffer = buffer
+        self.begin = begin
+        self.finish = finish
         self.cut = False
 
 
 @cython.cclass
 class Stream:
-    """The bytes of one direction. `peer` is the other direction, `consumer` who reads."""
+    """The bytes of one direction. `peer` is the other direction, `consumer` who reads.
+
+    conflicts: segments that brought other bytes than those before them. turn_ack: what the sender had received when its
+    turn began, at `opening_position`; `opening`: its first bytes; opening_left: how many more are remembered."""
 
     def __init__(self, totals: Reassembly) -> None:
         self.totals = totals
@@ -122,6 +157,11 @@ class Stream:
         self.hole_since_ns = self.acked_since_ns = 0
         self.pieces: list[Piece] = None
         self.buffered_bytes = self.retransmitted_bytes = self.gap_bytes = 0
+        self.conflicts = self.differing = 0
+        self.urgent_seq = -1
+        self.turn_ack = -2
+        self.opening_position = self.opening_left = 0
+        self.opening = b""
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -153,6 +193,9 @@ class Stream:
         totals.payload_bytes += captured
         if self.closed:
             totals.retransmitted_bytes += captured
+            self._compare(buffer, start, end, self.position + difference(seq, advance(self.next_seq, -1)))
+            if self.differing:
+                self._conflict()
             return 0
         if not self.seen:
             self.seen = True
@@ -196,6 +239,49 @@ class Stream:
         if self.fin_position >= 0 and self.started and self.position >= self.fin_position:
             self._finish(timestamp_ns)
         return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def urgent(self, seq: cython.longlong) -> cython.int:
+        """The byte with this sequence number is urgent: it is taken out, where it has not been delivered."""
+        if self.closed or (self.seen and difference(seq, self.next_seq) < 0):
+            return 0
+        if self.urgent_seq < 0 or difference(seq, self.urgent_seq) > 0:
+            self.urgent_seq = seq
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(check=False)
+    def ending(self) -> cython.bint:
+        """All that lacks is one number that the peer has acknowledged: the FIN, as far as is known."""
+        return (
+            self.started
+            and not self.closed
+            and self.fin_position < 0
+            and self.pieces is None
+            and self.acked_position == self.position + 1
+        )
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def end(self, timestamp_ns: cython.longlong) -> cython.int:
+        """There was a FIN that was not captured: the stream ends here."""
+        self.fin_position = self.position
+        self.acked_since_ns = 0
+        return self._finish(timestamp_ns)
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def received(self) -> cython.longlong:
+        """The position of the first byte that lacks: those before it are delivered, or kept without a hole."""
+        piece: Piece
+        position: cython.longlong = self.position
+        if self.pieces is not None and self.started:
+            for piece in self.pieces:
+                if piece.start > position:
+                    break
+                position = piece.end
+        return position
 
     @cython.ccall
     @cython.exceptval(check=False)
@@ -299,10 +385,14 @@ class Stream:
     @cython.ccall
     @cython.exceptval(-1)
     def skip(self, which: cython.int, timestamp_ns: cython.longlong) -> cython.bint:
-        """Turns the first hole into a gap: where it is RIPE, ACKNOWLEDGED, or in ANY case. True where there was one."""
+        """Turns the first hole into a gap: where it is RIPE, ACKNOWLEDGED, or in ANY case. True where there was one.
+
+        The hole of an `ending` stream is no gap, unless RIPE: then the peer has gone on."""
         piece: Piece
         target: cython.longlong = self.ripe_position if which == 0 else self.acked_position
         if not self.started or self.closed:
+            return False
+        if which != 0 and self.ending():
             return False
         if self.pieces is not None:
             piece = self.pieces[0]
@@ -328,6 +418,8 @@ class Stream:
     def close(self, reason: cython.int, timestamp_ns: cython.longlong) -> cython.int:
         """Ends the stream: delivers what is kept, then on_close. Nothing where it is closed."""
         self.flush(timestamp_ns)
+        if self.ending():
+            self.end(timestamp_ns)
         if not self.closed:
             self.closed = True
             if self.consumer is not None:
@@ -368,13 +460,102 @@ class Stream:
     ) -> cython.int:  # fmt: skip
         length: cython.Py_ssize_t = end - start
         seq: cython.longlong = self.next_seq
-        self.position += length
-        self.next_seq = advance(seq, length)
         if self.consumer is None:
+            self.position += length
+            self.next_seq = advance(seq, length)
             self.totals.ignored_bytes += length
             return 0
+        if ack != self.turn_ack or self.opening_left > 0:
+            self._remember(buffer, start, end, ack)
+        self.position += length
+        self.next_seq = advance(seq, length)
+        if self.urgent_seq >= 0:
+            return self._deliver_urgent(buffer, start, end, seq, ack, timestamp_ns)
         self.totals.delivered_bytes += length
         self.consumer.on_data(buffer, start, end, seq, ack, timestamp_ns)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _deliver_urgent(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, seq: cython.longlong,
+        ack: cython.longlong, timestamp_ns: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        """Delivers these bytes, which begin at `seq`, without the urgent one where it is among them."""
+        totals: Reassembly = self.totals
+        at: cython.longlong = difference(self.urgent_seq, seq)
+        length: cython.Py_ssize_t = end - start
+        if at >= length:
+            at = length
+        else:
+            self.urgent_seq = -1
+        if at > 0:
+            totals.delivered_bytes += at
+            self.consumer.on_data(buffer, start, start + at, seq, ack, timestamp_ns)
+        if 0 <= at < length:
+            totals.urgent_bytes += 1
+        if at < 0:
+            at = -1
+        if at + 1 < length:
+            if self.consumer is None:  # it has left meanwhile
+                totals.ignored_bytes += length - at - 1
+            else:
+                totals.delivered_bytes += length - at - 1
+                self.consumer.on_data(
+                    buffer, start + at + 1, end, advance(seq, at + 1), ack, timestamp_ns
+                )  # fmt: skip
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _remember(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, ack: cython.longlong
+    ) -> cython.int:
+        """Copies the next bytes into the opening of this turn, or of a new one."""
+        size: cython.Py_ssize_t = end - start
+        if ack != self.turn_ack or self.opening_position + len(self.opening) != self.position:
+            self.turn_ack = ack
+            self.opening_position = self.position
+            self.opening_left = _OPENING
+            self.opening = b""
+        if size > self.opening_left:
+            size = self.opening_left
+        self.opening_left -= size
+        if self.opening:
+            self.opening += copied(buffer.octets, start, start + size)
+        else:
+            self.opening = copied(buffer.octets, start, start + size)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _compare(
+        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, offset: cython.longlong
+    ) -> cython.int:
+        """Counts the bytes that come again, at position `offset`, and are not those of the opening."""
+        opening: bytes = self.opening
+        low: cython.longlong = self.opening_position
+        high: cython.longlong = low + len(opening)
+        at: cython.longlong
+        if end - start == 1 and offset == self.position - 1:  # a keep-alive probe
+            return 0
+        if low < offset:
+            low = offset
+        if high > offset + (end - start):
+            high = offset + (end - start)
+        for at in range(low, high):
+            if opening[at - self.opening_position] != buffer.octets[start + (at - offset)]:
+                self.differing += 1
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _conflict(self) -> cython.int:
+        """The segment at hand differed from what came before it."""
+        self.conflicts += 1
+        self.totals.conflicting_segments += 1
+        self.totals.conflicting_bytes += self.differing
+        self.differing = 0
         return 0
 
     @cython.cfunc
@@ -398,21 +579,28 @@ class Stream:
         self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, cut: cython.longlong,
         offset: cython.longlong, ack: cython.longlong, timestamp_ns: cython.longlong,
     ) -> cython.int:  # fmt: skip
-        """Copies what is new of a segment into `pieces`; the rest is counted as retransmitted."""
+        """Copies what is new of a segment into `pieces`, or also what is not, by the overlap policy; as many bytes as
+        were there already are counted as retransmitted."""
         totals: Reassembly = self.totals
         first: cython.longlong = offset
         last: cython.longlong = offset + (end - start)
+        finish: cython.longlong = last + cut
         at: cython.Py_ssize_t
         here: cython.longlong
+        upto: cython.longlong
         kept: cython.longlong = 0
+        settled: cython.longlong = 0
         piece: Piece
         whole: Buffer
         if self.started and first < self.position:
+            self._compare(buffer, start, end, offset)
             first = self.position
-        if last + cut <= first:
+        if finish <= first:
             totals.retransmitted_bytes += end - start
             self.retransmitted_bytes += end - start
             totals.retransmitted_segments += 1
+            if self.differing:
+                self._conflict()
             return 0
         whole = Buffer(copied(buffer.octets, start, end))
         totals.buffered_segments += 1
@@ -425,35 +613,44 @@ class Stream:
             if piece.end <= first:
                 break
             at -= 1
+        if totals.overlap != _FIRST:
+            settled = self.received()
         here = first
         while here < last:
+            upto = last
             if at < len(self.pieces):
                 piece = self.pieces[at]
                 if piece.start <= here:
                     if piece.end > here:
-                        here = piece.end
+                        if upto > piece.end:
+                            upto = piece.end
+                        kept += self._overlap(at, here, upto, offset, finish, whole, settled)
+                        here = upto
                     at += 1
                     continue
-                kept += self._insert(
-                    at, here, last if last < piece.start else piece.start, offset, whole, ack, timestamp_ns
-                )
-            else:
-                kept += self._insert(at, here, last, offset, whole, ack, timestamp_ns)
-            piece = self.pieces[at]
-            here = piece.end
+                if piece.start < last:
+                    upto = piece.start
+            self._insert(at, here, upto, offset, finish, whole, ack, timestamp_ns)
+            kept += upto - here
+            here = upto
             at += 1
+        if self.differing:
+            self._conflict()
         totals.retransmitted_bytes += (end - start) - kept
         self.retransmitted_bytes += (end - start) - kept
         if cut > 0:
             here = last if last > first else first
-            if at >= len(self.pieces) or self._piece_start(at) > here:
-                last = offset + (end - start) + cut
-                if at < len(self.pieces) and self._piece_start(at) < last:
-                    last = self._piece_start(at)
-                piece = Piece(here, last, ack, timestamp_ns, whole)
+            at = len(self.pieces)
+            while at > 0 and self._piece_end(at - 1) > here:
+                at -= 1
+            upto = finish
+            if at < len(self.pieces) and self._piece_start(at) < upto:
+                upto = self._piece_start(at)
+            if here < upto:
+                piece = Piece(here, upto, ack, timestamp_ns, Buffer(b""), offset, finish)
                 piece.cut = True
                 self.pieces.insert(at, piece)
-                self.buffered_bytes += last - here + _PIECE_OVERHEAD
+                self.buffered_bytes += upto - here + _PIECE_OVERHEAD
         if self.buffered_bytes > totals.max_buffered_per_direction or totals.buffered_bytes > totals.max_buffered:
             totals.holes_given_up_for_memory += 1
             self.flush(timestamp_ns)
@@ -462,16 +659,73 @@ class Stream:
     @cython.cfunc
     @cython.exceptval(-1)
     def _insert(
-        self, at: cython.Py_ssize_t, start: cython.longlong, end: cython.longlong, base: cython.longlong,
-        whole: Buffer, ack: cython.longlong, timestamp_ns: cython.longlong,
+        self, at: cython.Py_ssize_t, start: cython.longlong, end: cython.longlong, begin: cython.longlong,
+        finish: cython.longlong, whole: Buffer, ack: cython.longlong, timestamp_ns: cython.longlong,
     ) -> cython.int:  # fmt: skip
+        """A new piece from `whole`, whose first byte is at `begin`."""
         buffer: Buffer = whole
-        if start != base or end - start != whole.octets.shape[0]:
-            buffer = Buffer(bytes(whole.view[start - base : end - base]))
-        self.pieces.insert(at, Piece(start, end, ack, timestamp_ns, buffer))
+        if start != begin or end - start != whole.octets.shape[0]:
+            buffer = Buffer(copied(whole.octets, start - begin, end - begin))
+        self.pieces.insert(at, Piece(start, end, ack, timestamp_ns, buffer, begin, finish))
         self.buffered_bytes += end - start + _PIECE_OVERHEAD
         self.totals.buffered_bytes += end - start
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _overlap(
+        self, at: cython.Py_ssize_t, start: cython.longlong, end: cython.longlong, begin: cython.longlong,
+        finish: cython.longlong, whole: Buffer, settled: cython.longlong,
+    ) -> cython.int:  # fmt: skip
+        """Bytes start to end lie in piece `at`, and are in `whole` too, a segment from `begin` to `finish`. Those
+        before `settled` cannot change any more.
+
+        Returns how many are kept that were not captured before. New bytes have the place of the old ones in all else:
+        what their sender had received, and when they came."""
+        old: Piece = self.pieces[at]
+        new: Piece
+        policy: cython.int = self.totals.overlap
+        i: cython.longlong
+        differing: cython.longlong = 0
+        if not old.cut:
+            for i in range(end - start):
+                if old.buffer.octets[start - old.start + i] != whole.octets[start - begin + i]:
+                    differing += 1
+            self.differing += differing
+            if policy == _FIRST or (policy == _LAST and differing == 0) or old.end <= settled:
+                return 0
+            if policy == _LINUX and (begin > old.begin or (begin == old.begin and finish <= old.finish)):
+                return 0
+        new = Piece(
+            start, end, old.ack, old.timestamp_ns, Buffer(copied(whole.octets, start - begin, end - begin)),
+            begin, finish,
+        )  # fmt: skip
+        if end < old.end:
+            self.pieces.insert(at + 1, self._part(old, end, old.end))
+            self.buffered_bytes += _PIECE_OVERHEAD
+        self.pieces[at] = new
+        if start > old.start:
+            self.pieces.insert(at, self._part(old, old.start, start))
+            self.buffered_bytes += _PIECE_OVERHEAD
+        if not old.cut:
+            return 0
+        self.totals.buffered_bytes += end - start
         return end - start
+
+    @cython.cfunc
+    def _part(self, old: Piece, start: cython.longlong, end: cython.longlong) -> Piece:
+        """Bytes start to end of a piece, as a piece."""
+        new: Piece = Piece(start, end, old.ack, old.timestamp_ns, old.buffer, old.begin, old.finish)
+        new.cut = old.cut
+        if not old.cut:
+            new.buffer = Buffer(copied(old.buffer.octets, start - old.start, end - old.start))
+        return new
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _piece_end(self, at: cython.Py_ssize_t) -> cython.longlong:
+        piece: Piece = self.pieces[at]
+        return piece.end
 
     @cython.cfunc
     @cython.exceptval(-1)

@@ -124,6 +124,7 @@ def ledger(
         "resets_ignored": connections.resets_ignored,
         "early": tcp.buffered_segments,
         "retransmitted": tcp.retransmitted_segments,
+        "conflicting": tcp.conflicting_segments,
         "gaps": tcp.gaps,
         "holes_given_up_for_memory": tcp.holes_given_up_for_memory,
     }
@@ -140,14 +141,16 @@ def ledger(
         "retransmitted": tcp.retransmitted_bytes,
         "ignored": tcp.ignored_bytes,
         "discarded": tcp.discarded_bytes,
+        "urgent": tcp.urgent_bytes,
         "buffered": tcp.buffered_bytes,
         "gaps": tcp.gap_bytes,
         "cut_by_snaplen": tcp.cut_bytes,
+        "conflicting": tcp.conflicting_bytes,
     }
     equal(
-        "payload bytes = delivered + retransmitted + ignored + discarded + buffered",
+        "payload bytes = delivered + retransmitted + ignored + discarded + urgent + buffered",
         tcp.payload_bytes,
-        tcp.delivered_bytes + tcp.retransmitted_bytes + tcp.ignored_bytes + tcp.discarded_bytes + tcp.buffered_bytes,
+        sum(int(stream[name]) for name in ("delivered", "retransmitted", "ignored", "discarded", "urgent", "buffered")),
     )
     http: Numbers = {
         "head": limits.head_bytes,

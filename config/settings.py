@@ -76,6 +76,8 @@ class TcpSettings(Stage, frozen=True):
     handshake_timeout_seconds: Seconds = 30.0
     idle_timeout_seconds: Seconds = 300.0
     closing_timeout_seconds: Seconds = 10.0
+    overlap: Literal["first", "last", "linux"] = "first"  # which bytes stay where segments differ
+    verify_checksums: bool = False  # a NIC that computes them itself shows wrong ones of its own host
 
 
 class HttpSettings(Stage, frozen=True):

@@ -3,7 +3,7 @@
 import pytest
 from http_capture.config.settings import BodySettings, Settings, TcpSettings
 from line import Frames, Result, comparables, make, run
-from traffic import ACK, FIN, RST, SYN, Conversation, Frame, http_request, http_response, mix
+from traffic import ACK, FIN, PSH, RST, SYN, URG, Conversation, Frame, http_request, http_response, mix
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -293,3 +293,330 @@ def test_time_that_does_not_go_on(step_ns: int) -> None:
     conv.segment("server", FIN | ACK)
     result = run(conv.frames)
     assert seen(result) == ["/ complete"]
+
+
+# TCP under loss.
+
+
+def later(conv: Conversation, seconds: float = 1.0) -> Conversation:
+    """Another connection, so that the time of the frames goes on."""
+    other = Conversation(("10.9.9.9", 9), start_ns=conv.now_ns + int(seconds * SECOND))
+    other.handshake()
+    return other
+
+
+@pytest.mark.parametrize("body_ms", [1, 500])
+@pytest.mark.parametrize("lost", [("server",), ("client",), ("client", "server")])
+def test_fin_lost(lost: tuple[str, ...], body_ms: int) -> None:
+    """The acknowledgement of its number tells of a FIN that was not captured: the body that it ends is whole."""
+    conv = Conversation()
+    conv.handshake()
+    conv.send("client", http_request())
+    conv.send("server", http_response(200, (), b"until the end", length=False))
+    conv.wait(body_ms * MS)
+    conv.fin("server", drop="server" in lost)
+    conv.ack("client")
+    conv.wait(body_ms * MS)
+    conv.fin("client", drop="client" in lost)
+    conv.ack("server")
+    result = run(mix(conv, later(conv)))
+    assert seen(result) == ["/ complete"]
+    assert result.ledger.sections["bytes"]["gaps"] == 0
+    closed = connections(result)
+    assert closed == ({"shutdown": 2} if len(lost) == 2 else {"fin": 1, "shutdown": 1})
+
+
+def test_one_lost_byte_is_no_fin() -> None:
+    """The connection goes on after the acknowledgement: what lacks is a byte."""
+    conv = Conversation()
+    conv.handshake()
+    conv.send("client", http_request("GET", "/a"))
+    answer = http_response(200, (), b"0123456789")
+    conv.send("server", answer[:-1])
+    conv.send("server", answer[-1:], drop=True)
+    conv.ack("client")
+    conv.wait(SECOND)
+    exchange(conv, "/b")
+    conv.close()
+    result = run(conv.frames)
+    assert seen(result) == ["/a gap", "/b complete"]
+    assert result.ledger.sections["bytes"]["gaps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("side", "ahead"), [("client", 1000), ("server", 1), ("client", 60_000)], ids=["ahead", "next but one", "window"]
+)
+def test_resets_in_the_window(side: str, ahead: int) -> None:
+    """In the window, and not where the stream is: its receiver ignores it (RFC 5961 section 3), and so do we."""
+    conv = Conversation()
+    conv.handshake()
+    exchange(conv, "/a")
+    conv.segment(side, RST, seq=conv.next_number(side) + ahead)  # type: ignore[arg-type]
+    conv.wait(SECOND)
+    exchange(conv, "/b")
+    conv.close()
+    result = run(conv.frames)
+    assert seen(result) == ["/a complete", "/b complete"]
+    assert result.ledger.sections["segments"]["resets_ignored"] == 1
+    assert connections(result) == {"fin": 1}
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_a_reset_that_its_sender_does_not_know_of(side: str) -> None:
+    """Exactly where the stream is, but bytes of that side follow: who resets a connection sends no more."""
+    conv = Conversation()
+    conv.handshake()
+    exchange(conv, "/a")
+    conv.segment(side, RST, seq=conv.next_number(side))  # type: ignore[arg-type]
+    exchange(conv, "/b")
+    conv.close()
+    result = run(mix(conv, later(conv)))
+    assert seen(result) == ["/a complete", "/b complete"]
+
+
+@pytest.mark.parametrize(("ack", "ended"), [(1001, True), (1000, False), (1002, False), (None, False)])
+def test_a_reset_that_answers_a_syn(ack: int | None, ended: bool) -> None:
+    """Its number is 0; it ends the attempt only where it acknowledges the SYN (RFC 9293 section 3.10.7.3)."""
+    conv = Conversation()
+    conv.segment("client", SYN, seq=conv.isn["client"])
+    conv.segment("server", RST if ack is None else RST | ACK, seq=0, ack=ack)
+    conv.wait(SECOND)
+    if not ended:
+        conv.segment("server", SYN | ACK, seq=conv.isn["server"])
+        exchange(conv)
+    result = run(mix(conv, later(conv)))
+    assert seen(result) == ([] if ended else ["/ complete"])
+    assert connections(result) == ({"rst": 1, "shutdown": 1} if ended else {"shutdown": 2})
+
+
+def test_a_true_reset_after_a_forged_one() -> None:
+    conv = Conversation()
+    conv.handshake()
+    conv.send("client", http_request())
+    conv.segment("server", RST, seq=conv.next_number("server") + 500)
+    conv.rst("server")
+    result = run(mix(conv, later(conv)))
+    assert seen(result) == ["/ no_response"]
+    assert connections(result) == {"rst": 1, "shutdown": 1}
+    assert result.ledger.sections["segments"]["resets_ignored"] == 1
+
+
+def test_a_forged_reset_at_the_end_of_the_capture() -> None:
+    conv = Conversation()
+    conv.handshake()
+    conv.send("client", http_request())
+    conv.segment("server", RST, seq=conv.next_number("server") + 500)
+    assert seen(run(conv.frames)) == ["/ shutdown"]
+
+
+def test_a_reset_after_what_the_capture_has_lost() -> None:
+    """There is a hole before it that the other side has acknowledged."""
+    conv = Conversation()
+    conv.handshake()
+    conv.send("client", http_request())
+    conv.send("server", http_response(200, (("Content-Length", "1000"),), b"x" * 400), mss=200, drop={1})
+    conv.ack("client")
+    conv.rst("server")
+    result = run(mix(conv, later(conv)))
+    assert seen(result) == ["/ closed"]
+    assert result.records[0]["http_capture"]["gap_bytes"] == 200
+    assert connections(result) == {"rst": 1, "shutdown": 1}
+
+
+@pytest.mark.parametrize("probe", [b"", b"\0", b"x"])
+def test_probes(probe: bytes) -> None:
+    """Keep-alive (RFC 9293 section 3.8.4): the byte before the next one, or none of it, of any value. A zero window is
+    probed with the next byte (section 3.8.6.1), or as a keep-alive; it comes again when the window opens."""
+    conv = Conversation()
+    conv.handshake()
+    exchange(conv, "/a")
+    for side in ("client", "server", "client"):
+        conv.wait(SECOND)
+        conv.segment(side, ACK, probe, seq=conv.next_number(side) - 1)  # type: ignore[arg-type]
+    answer = http_response(200, body=b"0123456789" * 10)
+    conv.send("client", http_request("GET", "/b"))
+    conv.send("server", answer[:60])
+    conv.window = 0
+    conv.ack("client")
+    for _ in range(3):
+        conv.wait(SECOND)
+        conv.segment("server", ACK, answer[60:61])
+        conv.segment("client", ACK, ack=conv.next_number("server"))
+        conv.segment("server", ACK, seq=conv.next_number("server") - 1)
+    conv.window = 65535
+    conv.ack("client")
+    conv.send("server", answer[60:])
+    conv.close()
+    result = run(conv.frames)
+    assert seen(result) == ["/a complete", "/b complete"]
+    assert result.records[1]["http"]["response"]["body"]["content"] == "0123456789" * 10
+    assert result.ledger.sections["segments"]["conflicting"] == 0
+    assert result.ledger.sections["bytes"]["gaps"] == 0
+
+
+@pytest.mark.parametrize(
+    ("pointer", "taken"), [(0, 0), (1, 0), (5, 4), (1000, None), (15, 14)], ids=["0", "1", "inside", "beyond", "end"]
+)
+@pytest.mark.parametrize("early", [False, True])
+def test_urgent_data(pointer: int, taken: int | None, early: bool) -> None:
+    """One byte is not read by the server, so it is no part of the request (RFC 6093 section 3.1)."""
+    request = http_request("GET", "/0123456789")
+    conv = Conversation()
+    conv.handshake()
+    conv.segment("client", ACK | PSH | URG, request[:15])
+    conv.sent["client"] = 15
+    timestamp_ns, frame = conv.frames[-1]
+    conv.frames[-1] = (timestamp_ns, frame[:52] + pointer.to_bytes(2, "big") + frame[54:])
+    conv.send("client", request[15:])
+    conv.send("server", http_response(204))
+    conv.close()
+    if early:
+        conv.frames[-6:-4] = [conv.frames[-5], conv.frames[-6]]
+    result = run(conv.frames)
+    read = request if taken is None else request[:taken] + request[taken + 1 :]
+    line = read.split(b"\r\n")[0].decode()
+    (record,) = result.records
+    assert f"{record['http']['request']['method']} {record['url']['original']} HTTP/1.1" == line
+    assert result.ledger.sections["bytes"]["urgent"] == (taken is not None)
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+@pytest.mark.parametrize("lost", [False, True])
+def test_one_direction_is_captured(side: str, lost: bool) -> None:
+    """Asymmetric routing: the other direction is never seen. A loss is a gap after ten reorder windows."""
+    conv = Conversation(mss=100)
+    conv.handshake()
+    for number in range(3):
+        drop = {3} if lost and number == 1 else ()
+        conv.send("client", http_request("POST", f"/{number}", body=b"x" * 400), drop=drop)
+        conv.send("server", http_response(200, body=b"y" * 400), drop=drop)
+        conv.wait(5 * SECOND)
+    conv.close()
+    frames = [
+        frame
+        for segment, frame in zip([s for s in conv.segments if s.captured], conv.frames, strict=True)
+        if segment.side == side
+    ]
+    result = run(frames)
+    reasons = ["shutdown" if side == "client" else "no_request"] * 3
+    if lost and side == "client":
+        reasons[1] = "gap"
+    assert [record["http_capture"]["incomplete_reason"] for record in result.records] == reasons
+    kind = "request" if side == "client" else "response"
+    assert [record["http"][kind]["body"]["bytes"] for record in result.records] == [400] * 3
+    assert [record["http_capture"]["gap_bytes"] for record in result.records] == [0, 100 * lost, 0]
+    assert {record["source"]["port"] for record in result.records} == {40000}
+
+
+@pytest.mark.parametrize("end", ["fin", "rst", "none"])
+@pytest.mark.parametrize("wait_ms", [1, 300, 900])
+@pytest.mark.parametrize("data", [b"", http_request("GET", "/2")], ids=["plain", "fast open"])
+def test_a_port_pair_again_within_a_second(end: str, wait_ms: int, data: bytes) -> None:
+    """Each exchange is of its own connection, with the time of its own handshake."""
+    one = Conversation()
+    one.handshake()
+    exchange(one, "/1")
+    if end == "fin":
+        one.close()
+    elif end == "rst":
+        one.rst("client")
+    two = Conversation(client_isn=70_000, server_isn=90_000, start_ns=one.now_ns + wait_ms * MS)
+    two.segment("client", SYN, data, ack=0, seq=70_000)
+    two.sent["client"] = len(data)
+    two.wait(4 * MS)
+    two.segment("server", SYN | ACK, seq=90_000)
+    two.ack("client")
+    if not data:
+        two.send("client", http_request("GET", "/2"))
+    two.send("server", http_response(204))
+    two.close()
+    result = run(mix(one, two))
+    if data and end == "none":  # which connection the SYN's data belongs to was not known when it came
+        assert seen(result)[0] == "/1 complete"
+    else:
+        assert seen(result) == ["/1 complete", "/2 complete"]
+        assert [record["http_capture"]["timing"]["connect"] for record in result.records] == [2 * MS, 6 * MS]
+    sections = result.ledger.sections
+    assert (sections["connections"]["opened"], sections["connections"]["midstream"]) == (2, 0)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_data_on_syn(accepted: bool) -> None:
+    """TCP Fast Open (RFC 7413): what the server does not acknowledge with its SYN is sent again."""
+    request = http_request("POST", "/", body=b"fast")
+    conv = Conversation()
+    conv.segment("client", SYN, request, seq=conv.isn["client"], ack=0)
+    if accepted:
+        conv.sent["client"] = len(request)
+    conv.segment("server", SYN | ACK, seq=conv.isn["server"])
+    conv.ack("client")
+    if not accepted:
+        conv.send("client", request)
+    conv.send("server", http_response(204))
+    conv.close()
+    result = run(conv.frames)
+    assert seen(result) == ["/ complete"]
+    assert result.records[0]["http_capture"]["timing"]["connect"] == 2 * MS
+    assert not result.records[0]["http_capture"]["midstream"]
+    assert result.ledger.sections["segments"]["conflicting"] == 0
+
+
+def test_window_scale_is_not_needed() -> None:
+    """Bytes far beyond an unscaled window are bytes: the option was not captured."""
+    conv = Conversation(window=10)
+    conv.handshake(drop={0, 1})
+    conv.send("client", http_request())
+    conv.send("server", http_response(200, body=b"x" * 400_000))
+    conv.frames[5], conv.frames[-1] = (conv.frames[5][0], conv.frames[-1][1]), (conv.frames[-1][0], conv.frames[5][1])
+    conv.close()
+    assert seen(run(conv.frames)) == ["/ complete"]
+
+
+@pytest.mark.parametrize("overlap", ["first", "last", "linux"])
+def test_overlap_policy_of_the_settings(overlap: str) -> None:
+    conv = Conversation()
+    conv.handshake()
+    (at,) = conv.send("client", b"G", drop=True)
+    conv.send("client", b"ET /one HTTP/1.1\r\n\r\n")
+    conv.segment("client", ACK, b"ET /two HTTP/1.1\r\n\r\nlonger", seq=conv.number("client", 1))
+    conv.retransmit(at)
+    conv.send("server", http_response(204))
+    result = run(conv.frames, bounded(overlap=overlap, max_connections=10))  # type: ignore[arg-type]
+    assert result.records[0]["url"]["original"] == ("/one" if overlap == "first" else "/two")
+    assert result.ledger.sections["segments"]["conflicting"] == 1
+    assert result.ledger.sections["bytes"]["conflicting"] == 3
+
+
+def test_checksums_of_the_settings() -> None:
+    conv = Conversation()
+    conv.handshake()
+    conv.send("client", http_request("GET", "/good"))
+    timestamp_ns, frame = conv.frames[-1]
+    conv.frames.insert(-1, (timestamp_ns - 1, frame.replace(b"/good", b"/evil")))
+    conv.send("server", http_response(204))
+    conv.close()
+    result = run(conv.frames)
+    assert seen(result) == ["/evil complete"]
+    assert result.ledger.sections["segments"]["conflicting"] == 1
+    result = run(conv.frames, bounded(verify_checksums=True, max_connections=10))
+    assert seen(result) == ["/good complete"]
+    assert result.ledger.sections["frames"]["drops"]["bad_checksum"] == 1
+
+
+def test_cut_frames_sent_again_in_full() -> None:
+    """A frame that was cut behind a hole; its retransmission is whole, and fills it."""
+    conv = Conversation()
+    conv.handshake()
+    conv.send("client", http_request())
+    answer = http_response(200, body=b"0123456789" * 20)
+    (hole,) = conv.send("server", answer[:30], drop=True)
+    (cut,) = conv.send("server", answer[30:])
+    timestamp_ns, frame = conv.frames[-1]
+    conv.retransmit(cut)
+    conv.retransmit(hole)
+    conv.close()
+    frames: list[tuple[int, bytes] | tuple[int, bytes, int, int]] = list(conv.frames)
+    frames[frames.index((timestamp_ns, frame))] = (timestamp_ns, frame[:100], 1, len(frame))
+    assert seen(run(frames)) == ["/ complete"]
+    frames = [(ns, data[:100], 1, len(data)) for ns, data in conv.frames]
+    assert seen(run(frames)) == ["/ truncated_capture"]

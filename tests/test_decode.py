@@ -22,13 +22,19 @@ def packet(version: int = 4) -> bytes:
 
 
 def decode(
-    frame: bytes, link: int = 1, wire: int | None = None, before: bytes = b"xx", after: bytes = b"\xff" * 100
+    frame: bytes,
+    link: int = 1,
+    wire: int | None = None,
+    before: bytes = b"xx",
+    after: bytes = b"\xff" * 100,
+    *,
+    verify_checksums: bool = False,
 ) -> tuple[Decoder, str | int]:
     """The decoder after this frame, which lies in a buffer between other bytes; and SEGMENT, FRAGMENT or the reason."""
     block = Block(1)
     block.lend(Buffer(before + frame + after))
     block.add(len(before), len(frame), len(frame) if wire is None else wire, 7, link)
-    decoder = Decoder()
+    decoder = Decoder(verify_checksums=verify_checksums)
     result = decoder.decode(block, 0)
     assert decoder.segments + decoder.fragments + sum(decoder.drops) == 1
     return decoder, DROPS[result] or result
@@ -446,3 +452,42 @@ def test_random_bytes() -> None:
             segment = decoder.segment
             assert 2 <= segment.payload_start <= segment.payload_end <= 2 + len(frame)
             assert segment.payload_end - segment.payload_start <= segment.payload_length
+
+
+def flipped(frame: bytes, at: int) -> bytes:
+    return frame[:at] + bytes([frame[at] ^ 0x10]) + frame[at + 1 :]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("size", [0, 1, 2, 21, 1460])
+def test_checksums(version: int, size: int) -> None:
+    """Off, all are believed. On, one wrong bit is a drop; a cut frame cannot be verified."""
+    ends = (("10.1.2.3", 1234), ("10.4.5.6", 80)) if version == 4 else (("fd00::1:2", 1234), ("fd00::3", 80))
+    conv = Conversation(*ends, link=101)
+    conv.segment("client", ACK, b"\xff" * size)
+    frame = conv.frames[0][1]
+    tcp = 20 if version == 4 else 40
+    for at in (*((8, 13) if version == 4 else (9, 25)), tcp + 1, tcp + 5, tcp + 16, *((tcp + 20,) if size else ())):
+        assert decode(flipped(frame, at), 101)[1] == SEGMENT
+        assert decode(flipped(frame, at), 101, verify_checksums=True)[1] == "bad_checksum"
+    assert decode(frame, 101, verify_checksums=True)[1] == SEGMENT
+    assert decode(MACS + (b"\x08\0" if version == 4 else b"\x86\xdd") + frame + bytes(6), verify_checksums=True)[1] == (
+        SEGMENT
+    )
+    if size:
+        assert decode(flipped(frame, tcp + 16)[:-1], 101, len(frame), verify_checksums=True)[1] == SEGMENT
+
+
+def test_checksum_of_a_datagram() -> None:
+    decoder = Decoder(verify_checksums=True)
+    for frame, expected in ((packet(), SEGMENT), (flipped(packet(), 41), "bad_checksum")):
+        block = Block(3)
+        parts = fragment(frame, 24, link_bytes=0)
+        block.lend(Buffer(b"".join(parts)))
+        at = 0
+        for i, part in enumerate(parts):
+            block.add(at, len(part), len(part), 7, 101)
+            at += len(part)
+            assert decoder.decode(block, i) == FRAGMENT
+        result = decoder.decode_datagram(frame[20:])
+        assert (DROPS[result] or result) == expected

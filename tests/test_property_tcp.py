@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import pytest
 from http_capture.capture.pipeline import Pipeline
+from http_capture.capture.reassembly import Consumer, Reassembly, Stream
+from http_capture.capture.source.block import Buffer
 from http_capture.config.settings import BodySettings, Settings, TcpSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -284,6 +286,99 @@ def test_one_direction_that_is_always_late() -> None:
     result = run(sorted(frames))
     assert [record["http_capture"]["complete"] for record in result.records] == [True]
     assert result.ledger.sections["bytes"]["gaps"] == 0
+
+
+# Overlap, on one stream: the rules once more, byte by byte.
+
+
+def modelled(overlap: str, segments: list[tuple[int, bytes]]) -> tuple[bytes, int]:
+    """The stream that these segments give, up to its first hole, and how many of them bring other bytes."""
+    kept: dict[int, tuple[int, int, int]] = {}  # position -> byte, and begin and end of the segment that brought it
+    received = conflicts = 0
+    for begin, data in segments:
+        end = begin + len(data)
+        probe = len(data) == 1 and end == received
+        conflicts += not probe and any(at in kept and kept[at][0] != data[at - begin] for at in range(begin, end))
+        for at in range(begin, end):
+            if at in kept:
+                _, old_begin, old_end = kept[at]
+                longer = begin < old_begin or (begin == old_begin and end > old_end)
+                if at < received or overlap == "first" or (overlap == "linux" and not longer):
+                    continue
+            kept[at] = (data[at - begin], begin, end)
+        while received in kept:
+            received += 1
+    return bytes(kept[at][0] for at in range(received)), conflicts
+
+
+class Delivered(Consumer):
+    def __init__(self) -> None:
+        self.octets = b""
+
+    def on_data(self, buffer: Buffer, start: int, end: int, seq: int, ack: int, timestamp_ns: int) -> int:
+        self.octets += bytes(buffer.view[start:end])
+        return 0
+
+
+def assembled(overlap: str, isn: int, segments: list[tuple[int, bytes]], limit: int = 1 << 20) -> tuple[Stream, bytes]:
+    """A stream that has been given these segments; all counters balance all the time."""
+    totals = Reassembly(1 << 20, limit, overlap)
+    stream = Stream(totals)
+    stream.peer = Stream(totals)
+    delivered = stream.consumer = Delivered()
+    stream.start(isn)
+    for at, data in segments:
+        seq = (isn + at) % (1 << 32)
+        stream.segment(Buffer(b"?" + data), 1, 1 + len(data), len(data), seq, -1, False, 1)
+        assert totals.payload_bytes == totals.delivered_bytes + totals.retransmitted_bytes + totals.buffered_bytes
+        pieces = stream.pieces or []
+        assert totals.buffered_bytes == sum(len(piece.buffer.view) for piece in pieces)
+        assert stream.buffered_bytes == sum(256 + len(piece.buffer.view) for piece in pieces) <= limit
+    return stream, delivered.octets
+
+
+SEGMENTS = st.lists(st.tuples(st.integers(0, 40), st.text("aab", min_size=1, max_size=12).map(str.encode)), max_size=14)
+
+
+@EXAMPLES
+@given(overlap=st.sampled_from(("first", "last", "linux")), isn=ISNS, segments=SEGMENTS)
+def test_overlap_is_decided_byte_by_byte(overlap: str, isn: int, segments: list[tuple[int, bytes]]) -> None:
+    segments.append((0, b"c"))  # behind a hole until then
+    if segments[0][0] == 0:
+        segments[0] = (1, segments[0][1])
+    stream, octets = assembled(overlap, isn, segments)
+    assert (octets, stream.conflicts) == modelled(overlap, segments)
+
+
+@EXAMPLES
+@given(overlap=st.sampled_from(("first", "last", "linux")), isn=ISNS, seed=SEEDS)
+def test_overlap_with_equal_bytes(overlap: str, isn: int, seed: int) -> None:
+    """Any order, any duplication, any cut: the same stream, and no conflict."""
+    rng = random.Random(seed)
+    data = rng.randbytes(rng.randrange(1, 500))
+    segments = []
+    for at in range(0, len(data), 20):
+        segments.append((at, data[at : at + rng.randrange(20, 60)]))
+    for _ in range(rng.randrange(20)):
+        at = rng.randrange(len(data))
+        segments.append((at, data[at : at + rng.randrange(1, 80)]))
+    rng.shuffle(segments)
+    stream, octets = assembled(overlap, isn, segments)
+    assert octets == data
+    assert (stream.conflicts, stream.gap_bytes, stream.pieces) == (0, 0, None)
+
+
+@pytest.mark.parametrize("overlap", ["first", "last", "linux"])
+def test_overlaps_are_bounded(overlap: str) -> None:
+    """Segments that cut each other to pieces behind a hole: memory stays under the limit."""
+    rng = random.Random(3)
+    segments = []
+    for _ in range(3000):
+        begin = rng.randrange(1, 60_000)
+        segments.append((begin, rng.randbytes(rng.choice((1, 2, 100, 1460)))))
+    stream, _ = assembled(overlap, 7, segments, 100_000)
+    assert stream.totals.holes_given_up_for_memory > 0
+    assert stream.conflicts > 50
 
 
 # Memory.

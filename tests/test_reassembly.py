@@ -33,9 +33,11 @@ class Log(Consumer):
 class Pair:
     """Two streams that wait for each other; `send` takes positions, from 0 on."""
 
-    def __init__(self, isn: int = 1000, max_buffered: int = 1 << 20, per_direction: int = 1 << 16) -> None:
+    def __init__(
+        self, isn: int = 1000, max_buffered: int = 1 << 20, per_direction: int = 1 << 16, overlap: str = "first"
+    ) -> None:
         self.isn = isn
-        self.totals = Reassembly(max_buffered, per_direction)
+        self.totals = Reassembly(max_buffered, per_direction, overlap)
         self.streams = [Stream(self.totals), Stream(self.totals)]
         self.logs = [Log(), Log()]
         for i in (0, 1):
@@ -63,10 +65,20 @@ class Pair:
             + totals.retransmitted_bytes
             + totals.ignored_bytes
             + totals.discarded_bytes
+            + totals.urgent_bytes
             + totals.buffered_bytes
         )
         pieces = [piece for stream in self.streams for piece in stream.pieces or () if not piece.cut]
         assert totals.buffered_bytes == sum(piece.end - piece.start for piece in pieces)
+        for stream in self.streams:
+            at = stream.position if stream.started else -(1 << 40)
+            for piece in stream.pieces or ():
+                assert at <= piece.start < piece.end
+                at = piece.end
+                if not piece.cut:
+                    assert len(piece.buffer.view) == piece.end - piece.start  # no more memory than is counted
+            kept = sum(piece.end - piece.start + 256 for piece in stream.pieces or ())
+            assert stream.buffered_bytes == kept
 
 
 @pytest.fixture(params=[1000, (1 << 32) - 3, (1 << 32) - 1, 0])
@@ -110,6 +122,149 @@ def test_overlaps_keep_what_came_first(pair: Pair, sent: list[tuple[int, str]], 
     assert "".join(pair.logs[0].told) == expected
     assert pair.streams[0].retransmitted_bytes == sum(len(text) for _, text in sent) - len(expected)
     assert pair.totals.buffered_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("sent", "first", "last", "linux"),
+    [
+        # at, bytes; the first byte comes last, so that all others lie behind a hole
+        ([(3, "def"), (3, "DEF")], "?bcdef", "?bcDEF", "?bcdef"),  # the same place: the original
+        ([(3, "def"), (3, "DE")], "?bcdef", "?bcDEf", "?bcdef"),
+        ([(3, "def"), (3, "DEFG")], "?bcdefG", "?bcDEFG", "?bcDEFG"),  # begins with it and ends after it
+        ([(3, "def"), (2, "CD")], "?bCdef", "?bCDef", "?bCDef"),  # begins before it
+        ([(3, "def"), (2, "CDEFG")], "?bCdefG", "?bCDEFG", "?bCDEFG"),
+        ([(3, "def"), (4, "E")], "?bcdef", "?bcdEf", "?bcdef"),  # inside it
+        ([(3, "def"), (4, "EFG")], "?bcdefG", "?bcdEFG", "?bcdefG"),  # begins in it
+        ([(3, "de"), (6, "gh"), (4, "EFGH")], "?bcdeFgh", "?bcdEFGH", "?bcdeFGH"),  # over two: each by its own begin
+        ([(4, "ef"), (3, "DE"), (5, "5")], "?bcDef", "?bcDE5", "?bcDEf"),  # what remains still begins where it began
+        ([(4, "ef"), (3, "DE"), (4, "45")], "?bcDef", "?bcD45", "?bcDEf"),
+    ],
+)
+@pytest.mark.parametrize("isn", [1000, (1 << 32) - 5])
+def test_overlap_policies(isn: int, sent: list[tuple[int, str]], first: str, last: str, linux: str) -> None:
+    for overlap, expected in (("first", first), ("last", last), ("linux", linux)):
+        pair = Pair(isn, overlap=overlap)
+        pair.streams[0].start(isn)
+        for at, text in sent:
+            pair.send(at, text)
+        pair.send(1, "bc"[: min(at for at, _ in sent) - 1] or "b")
+        pair.send(0, "?")
+        assert "".join(pair.logs[0].told) == expected, overlap
+        assert pair.streams[0].conflicts == pair.totals.conflicting_segments > 0
+
+
+@pytest.mark.parametrize("overlap", ["first", "last", "linux"])
+def test_what_was_received_in_order_stays(overlap: str) -> None:
+    """The receiver has read it, whether it was delivered or waits for the other direction."""
+    pair = Pair(overlap=overlap)
+    for stream in pair.streams:
+        stream.start(1000)
+    pair.send(0, "abc")
+    pair.send(0, "ABC")
+    pair.send(3, "def", ack=9)  # waits
+    pair.send(2, "CDEFG", ack=9)
+    pair.send(0, "unrelated", side=1)
+    pair.streams[0].drain(False, 1)
+    assert "".join(pair.logs[0].told) == "abcdefG"
+    assert (pair.streams[0].conflicts, pair.totals.conflicting_bytes) == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("sent", "segments", "octets"),
+    [
+        ([(0, "abc"), (0, "abc"), (0, "ab"), (1, "bcd")], 0, 0),
+        ([(0, "abc"), (0, "aBc")], 1, 1),
+        ([(0, "abc"), (1, "BCd"), (0, "ABCDE")], 2, 6),
+        ([(0, "abc"), (3, "def"), (2, "CDef")], 1, 2),
+        ([(3, "def"), (3, "DEf"), (0, "abc"), (2, "CDE")], 2, 5),
+        ([(0, "abc"), (2, "\0")], 0, 0),  # a keep-alive probe
+        ([(0, "abc"), (1, "\0")], 1, 1),  # this is none
+        ([(0, "x" * 300), (0, "x" * 256 + "y" * 44)], 0, 0),  # behind the opening of the turn: not remembered
+        ([(0, "x" * 300), (0, "x" * 255 + "y" * 45)], 1, 1),
+        ([(0, "x" * 100), (100, "x" * 100), (200, "x" * 100), (99, "y" * 201)], 1, 157),
+    ],
+)
+def test_conflicts(pair: Pair, sent: list[tuple[int, str]], segments: int, octets: int) -> None:
+    for at, text in sent:
+        pair.send(at, text)
+    assert pair.streams[0].conflicts == pair.totals.conflicting_segments == segments
+    assert pair.totals.conflicting_bytes == octets
+
+
+def test_each_turn_has_its_opening() -> None:
+    pair = both()
+    pair.send(0, "x" * 300, ack=0)
+    pair.send(0, "answer", ack=300, side=1)
+    pair.send(300, "second", ack=6)
+    pair.send(300, "SECOND", ack=6)
+    pair.send(0, "ANSWER", ack=300, side=1)
+    assert [stream.conflicts for stream in pair.streams] == [1, 1]
+    pair.send(306, "", ack=6, fin=True)
+    pair.send(300, "sEcond", ack=6)
+    assert pair.streams[0].conflicts == 2
+
+
+@pytest.mark.parametrize("overlap", ["first", "last", "linux"])
+def test_what_was_cut_is_filled(overlap: str) -> None:
+    """A frame that was cut by the snap length, and the whole of it in other segments, behind a hole."""
+    pair = Pair(overlap=overlap)
+    pair.streams[0].start(1000)
+    pair.send(1, "bc", length=8)
+    pair.send(4, "ef")
+    assert pair.streams[0].conflicts == 0
+    pair.send(0, "a")
+    assert pair.logs[0].told == ["a", "bc", "cut 1", "ef", "cut 3"]
+    assert pair.totals.cut_bytes == 4
+
+
+@pytest.mark.parametrize(
+    ("sent", "urgent", "expected"),
+    [
+        ([(0, "abc")], [1], "ac"),
+        ([(0, "abc")], [0], "bc"),
+        ([(0, "abc")], [2], "ab"),
+        ([(0, "a")], [0], ""),
+        ([(0, "abc"), (3, "def")], [4], "abcdf"),
+        ([(3, "def"), (0, "abc")], [4], "abcdf"),
+        ([(0, "abc"), (0, "abcd")], [1], "acd"),
+        ([(0, "abc")], [1, 2], "ab"),  # the latest, as in Linux
+        ([(0, "abc")], [2, 1], "ab"),
+        ([(0, "abc")], [7], "abc"),
+    ],
+)
+def test_urgent(pair: Pair, sent: list[tuple[int, str]], urgent: list[int], expected: str) -> None:
+    for at in urgent:
+        pair.streams[0].urgent((pair.isn + at) % (1 << 32))
+    for at, text in sent:
+        pair.send(at, text)
+    assert "".join(pair.logs[0].told) == expected
+    assert pair.totals.urgent_bytes == max(at + len(text) for at, text in sent) - len(expected)
+    pair.streams[0].urgent(pair.isn)  # too late
+    pair.send(10, "x")
+    pair.streams[0].close(2, 1)
+    assert pair.logs[0].told[-2:] == ["x", "close 2"]
+
+
+def test_a_fin_that_was_not_captured(pair: Pair) -> None:
+    stream = pair.streams[0]
+    pair.send(0, "abc")
+    stream.acknowledge((pair.isn + 4) % (1 << 32), 5)
+    assert stream.ending()
+    assert not stream.skip(ANY, 6)
+    stream.close(2, 7)
+    assert pair.logs[0].told == ["abc", "close 0"]
+    assert pair.totals.gap_bytes == 0
+
+
+def test_it_was_a_byte(pair: Pair) -> None:
+    """What comes behind it shows that the number was no FIN."""
+    stream = pair.streams[0]
+    pair.send(0, "abc")
+    stream.acknowledge((pair.isn + 4) % (1 << 32), 5)
+    pair.send(4, "ef")
+    assert not stream.ending()
+    stream.close(2, 7)
+    assert pair.logs[0].told == ["abc", "gap 1", "ef", "close 2"]
 
 
 def test_a_gap_only_where_it_was_acknowledged_in_time(pair: Pair) -> None:

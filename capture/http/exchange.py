@@ -125,7 +125,7 @@ class HttpConnection(Listener):
         self.uncertain = self.pipelined = self.owed = self.hidden = False
         self.sure = 0
         self.doubtful: Exchange = None
-        self.answer_ack = -1  # what the server had received when it sent its last answer
+        self.answer_ack = -1  # what the server had received when it sent its last answer, if that was seen
         self.ended = 0
         self.lost_ack = -2  # what the client had received when bytes of it were lost
         self.identity: Any = None
@@ -255,6 +255,7 @@ class HttpConnection(Listener):
             self.lost_ack = stream.next_seq if stream.started else -2
         else:
             self.sure = 0
+            self.answer_ack = -1
         self.uncertain = True
         if not self.forward.recognised and not self.backward.recognised:
             self._leave_unless_http(parser)

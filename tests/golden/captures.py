@@ -20,7 +20,9 @@ from traffic import (
     ETHERNET,
     PSH,
     RAW,
+    RST,
     SYN,
+    URG,
     Conversation,
     Frame,
     chunked,
@@ -518,6 +520,133 @@ def retransmission() -> Capture:
     conversation.send("server", response[70:])
     conversation.close()
     return Capture(conversation.frames)
+
+
+def _behind_a_hole(later: int) -> list[Frame]:
+    """The request line twice, with other bytes: the second time it begins `later` bytes later, and ends later too."""
+    conversation = _opened()
+    request = _get(1)
+    (hole,) = conversation.send("client", request[:1], drop=True)
+    conversation.send("client", request[1:])
+    other = request.replace(b" /1", b" /X").replace(b"HTTP/1.1", b"HTTP/1.0")
+    conversation.send("client", other[1 + later :], seq=conversation.number("client", 1 + later))
+    conversation.sent["client"] = len(request)
+    conversation.retransmit(hole)
+    conversation.send("server", _text("answer"))
+    conversation.close()
+    return conversation.frames
+
+
+def overlap_first() -> Capture:
+    """Of two versions of kept bytes the first stays (tcp.overlap = "first"), and the second is a conflict."""
+    ledger = {"segments.conflicting": 1, "bytes.conflicting": 2}
+    return Capture(_behind_a_hole(0), ledger=ledger)
+
+
+def overlap_last() -> Capture:
+    """The later one stays (tcp.overlap = "last")."""
+    ledger = {"segments.conflicting": 1, "bytes.conflicting": 2}
+    return Capture(_behind_a_hole(1), {"tcp": {"overlap": "last"}}, ledger)
+
+
+def overlap_linux() -> Capture:
+    """The first stays, as the later one begins after it (tcp.overlap = "linux")."""
+    ledger = {"segments.conflicting": 1, "bytes.conflicting": 2}
+    return Capture(_behind_a_hole(1), {"tcp": {"overlap": "linux"}}, ledger)
+
+
+def conflicting_retransmission() -> Capture:
+    """An answer that was injected before the true one: the first is read, and the other is a conflict."""
+    conversation = _opened()
+    conversation.send("client", _get(1))
+    injected = _text("this is not what was asked for")
+    conversation.send("server", injected, seq=conversation.next_number("server"))
+    conversation.send("server", _text("this is the answer that was meant"))
+    conversation.close()
+    return Capture(conversation.frames, ledger={"segments.conflicting": 1})
+
+
+def fin_lost() -> Capture:
+    """The server's FIN was not captured, the acknowledgement of its number was: the body that it ends is whole."""
+    conversation = _opened()
+    conversation.send("client", _get(1))
+    conversation.send("server", http_response(200, TEXT, b"until the end", length=False))
+    conversation.fin("server", drop=True)
+    conversation.ack("client")
+    conversation.fin("client")
+    conversation.ack("server")
+    return Capture(conversation.frames)
+
+
+def reset_forged() -> Capture:
+    """Two RST in the window: one ahead of the stream, one before bytes that its sender goes on to send. Their receiver
+    may believe neither (RFC 5961 section 3), and the connection goes on."""
+    conversation = _opened()
+    conversation.send("client", _get(0))
+    conversation.segment("server", RST, seq=conversation.next_number("server") + 1000)
+    conversation.send("server", _text("answer 0"))
+    conversation.wait(SECOND_NS)
+    conversation.segment("client", RST)
+    conversation.send("client", _get(1))
+    conversation.send("server", _text("answer 1"))
+    conversation.wait(SECOND_NS)
+    conversation.close()
+    return Capture(conversation.frames, ledger={"segments.resets_ignored": 2})
+
+
+def urgent_data() -> Capture:
+    """An urgent byte is not read by the server, so it is no part of the target (RFC 6093 section 3.1)."""
+    conversation = _opened()
+    conversation.segment("client", ACK | PSH | URG, _get(1).replace(b" /1", b" /1!"))
+    conversation.sent["client"] = len(_get(1)) + 1
+    timestamp_ns, frame = conversation.frames[-1]
+    conversation.frames[-1] = (timestamp_ns, frame[:52] + b"\0\x07" + frame[54:])  # the pointer: byte 7 is urgent
+    conversation.send("server", _text("answer"))
+    conversation.close()
+    return Capture(conversation.frames, ledger={"bytes.urgent": 1})
+
+
+def keep_alive_probes() -> Capture:
+    """A byte of any value before the next one (RFC 9293 section 3.8.4): no data, and no conflict."""
+    conversation = _opened()
+    for number in range(2):
+        conversation.send("client", _get(number))
+        conversation.send("server", _text(f"answer {number}"))
+        for side in ("client", "server"):
+            conversation.wait(SECOND_NS)
+            conversation.segment(side, ACK, b"\0", seq=conversation.next_number(side) - 1)
+    conversation.close()
+    return Capture(conversation.frames, ledger={"segments.retransmitted": 4})
+
+
+def zero_window() -> Capture:
+    """A closed window is probed with the next byte (RFC 9293 section 3.8.6.1), which comes again when it opens."""
+    conversation = _opened()
+    conversation.send("client", _get(1))
+    answer = _text("0123456789" * 5)
+    conversation.send("server", answer[:80])
+    conversation.window = 0
+    conversation.ack("client")
+    for _ in range(3):
+        conversation.wait(SECOND_NS)
+        conversation.segment("server", ACK, answer[80:81])
+        conversation.ack("client")
+    conversation.window = 65535
+    conversation.ack("client")
+    conversation.send("server", answer[80:])
+    conversation.close()
+    return Capture(conversation.frames, ledger={"bytes.retransmitted": 3})
+
+
+def bad_checksum() -> Capture:
+    """With tcp.verify_checksums, what its receiver drops is dropped: a request that never reached the server."""
+    conversation = _opened()
+    conversation.send("client", _get(1))
+    timestamp_ns, frame = conversation.frames[-1]
+    conversation.frames.insert(-1, (timestamp_ns - 1000, frame.replace(b" /1", b" /X")))
+    conversation.send("server", _text("answer"))
+    conversation.close()
+    return Capture(conversation.frames, {"tcp": {"verify_checksums": True}}, {"frames.drops.bad_checksum": 1})
 
 
 def sequence_wraparound() -> Capture:
