@@ -56,6 +56,7 @@ TIGHT = Settings(
     body=BodySettings(keep="all", max_kept_bytes=50, max_decoded_bytes=500),
     http=HttpSettings(max_head_bytes=1024, max_headers=16, max_outstanding=2, search_bytes=100),
     tcp=TcpSettings(
+        overlap="linux",
         max_connections=4,
         max_buffered_bytes=3000,
         max_buffered_bytes_per_direction=2000,
