@@ -547,7 +547,7 @@ class _Zstd:
 
     magics: tuple[bytes, ...] = (ZSTD_MAGIC, *ZSTD_SKIPPABLE)
     unsigned = False
-    base_bytes = 512 << 10
+    base_bytes = 128 << 10
     window_bytes = ZSTD_WINDOW_BYTES
     mismatch = False  # the library gives nothing of a frame's last block where its checksum is wrong: corrupt
 
@@ -608,8 +608,10 @@ class _Lzma:
     mismatch = False  # the library stops at a wrong checksum
 
     def __init__(self) -> None:
-        import lzma
-
+        try:
+            import lzma
+        except ImportError:  # a Python that was built without it
+            raise _Failed("unknown_coding") from None
         self._lzma = lzma
         self._stream: Any = lzma.LZMADecompressor(lzma.FORMAT_AUTO, LZMA_MEMORY_BYTES)  # None between streams
         self._streams = 1

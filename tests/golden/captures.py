@@ -6,6 +6,7 @@ NAME.jsonl beside this file.
 
 import gzip
 import inspect
+import lzma
 import struct
 import sys
 import zlib
@@ -376,6 +377,81 @@ def deflate() -> Capture:
 def unknown_coding() -> Capture:
     """A coding that nobody knows: the content is what was sent, and there is no decoded length."""
     return _answer(_text("as it is", ("Content-Encoding", "rot13")))
+
+
+def xz_and_lzma() -> Capture:
+    """Neither name is registered; some tools send them, in the xz format or the older one."""
+    conversation = _opened()
+    bodies = lzma.compress(b"in the xz format"), lzma.compress(b"the older one", lzma.FORMAT_ALONE)
+    for number, (coding, body) in enumerate(zip((" x-XZ", "lzma"), bodies, strict=True)):
+        conversation.send("client", _get(number))
+        conversation.send("server", _text(body, ("Content-Encoding", coding)))
+    conversation.close()
+    return Capture(conversation.frames)
+
+
+def codings_in_odd_spelling() -> Capture:
+    """Of each member of the list the first token counts (RFC 9110 section 5.6.2), whatever stands around it."""
+    conversation = _opened()
+    body = gzip.compress(b"in odd spelling", mtime=0)
+    for number, coding in enumerate(('"gzip"', "x-GZip", "gzip;q=1", "gzip, identity", "none,\tgzip x,")):
+        conversation.send("client", _get(number))
+        conversation.send("server", _text(body, ("Content-Encoding", coding)))
+    conversation.close()
+    return Capture(conversation.frames)
+
+
+def coding_not_as_listed() -> Capture:
+    """Plain text called gzip and deflate, gzip called br, gzip once and listed twice: what is there counts, as for
+    browsers, and the record says so. A body that is compressed without a coding is left as it is."""
+    conversation = _opened()
+    packed = gzip.compress(b"compressed once", mtime=0)
+    cases = (
+        ("gzip", b"not compressed"), ("deflate", b'{"not": "compressed"}'), ("br", packed), ("gzip, gzip", packed),
+        ("identity", packed),
+    )  # fmt: skip
+    for number, (coding, body) in enumerate(cases):
+        conversation.send("client", _get(number))
+        conversation.send("server", _text(body, ("Content-Encoding", coding)))
+    conversation.close()
+    return Capture(conversation.frames, ledger={"messages.decoding_failures": 4})
+
+
+def gzip_damaged() -> Capture:
+    """A wrong checksum: all is there. Reserved flags: as if they were not. Broken data: what came before."""
+    conversation = _opened()
+    text = bytes(range(32, 127)) * 2
+    body = gzip.compress(text, mtime=0)
+    flags = body[:3] + b"\xe0" + body[4:]
+    broken = body[:10] + struct.pack("<BHH", 0, 80, 0xFFFF ^ 80) + text[:80] + b"\x07" * 8  # no such kind of block
+    for number, damaged in enumerate((body[:-8] + bytes(8), flags, broken)):
+        conversation.send("client", _get(number))
+        conversation.send("server", _text(damaged, ("Content-Encoding", "gzip")))
+    conversation.close()
+    return Capture(conversation.frames, ledger={"messages.decoding_failures": 2})
+
+
+def gzip_bomb() -> Capture:
+    """Decoding ends at the limits; what came before is kept."""
+    body = gzip.compress(bytes(b" " * (2 << 20)), mtime=0)
+    settings = {"body": {"max_kept_bytes": 10, "max_ratio": 100}}
+    return Capture(
+        _exchange(http_request(), _text(body, ("Content-Encoding", "gzip"))).frames,
+        settings,
+        {"messages.decoding_failures": 1},
+    )
+
+
+def form_not_decoded() -> Capture:
+    """A form that cannot be decoded cannot be searched for secrets: it is left out where secrets are redacted."""
+    form = (("Host", "example.test"), ("Content-Type", "application/x-www-form-urlencoded"))
+    body = gzip.compress(b"user=anna&password=secret", mtime=0)
+    conversation = _opened()
+    for coding, sent in (("gzip", body), ("rot13", b"user=anna&password=secret"), ("gzip,gzip,gzip,gzip,gzip", body)):
+        conversation.send("client", http_request("POST", "/", (*form, ("Content-Encoding", coding)), sent))
+        conversation.send("server", _text("done"))
+    conversation.close()
+    return Capture(conversation.frames, ledger={"messages.decoding_failures": 2})
 
 
 def gzip_cut() -> Capture:
