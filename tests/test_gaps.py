@@ -256,8 +256,8 @@ def outcomes(name: str, order: str, side: Side) -> list[Outcome]:
 
 
 HELD = (
-    "Parser._search holds back up to 31 bytes after a gap in the requests: the tail of what was hit with a short request "
-    "that is whole. It is read with the next segment, after its response, or never; meanwhile a response to what came "
+    "Parser._search holds back up to 31 bytes after a gap in the requests: the tail of what was hit with a short, whole "
+    "request. It is read with the next segment, after its response, or never; meanwhile a response to what came "
     "before makes the pairing certain again, and the held request takes the response of the next one"
 )
 HIDDEN = (
@@ -265,8 +265,8 @@ HIDDEN = (
     "request that the gap has hidden is still unanswered: the next request gets its response, shifted by one"
 )
 PHANTOM = (
-    "bytes of a body that look like a request, after the gap hit its head: the segment's acknowledgement number is that "
-    "of the true request, so it gets the response"
+    "bytes of a body that look like a request, after the gap hit its head: the segment's acknowledgement number is "
+    "that of the true request, so it gets the response"
 )
 TO_HEAD = (
     "a response whose HEAD request was hit, or that is not paired for certain, is read with a body that it has not: it "
