@@ -256,7 +256,7 @@ def outcomes(name: str, order: str, side: Side) -> list[Outcome]:
 
 
 HELD = (
-    "Parser._search holds back up to 31 bytes after a gap in the requests: the tail of what was hit with a short, whole "
+    "Parser._search holds back up to 31 bytes after a gap in the requests: a tail of what was hit, and a short, whole "
     "request. It is read with the next segment, after its response, or never; meanwhile a response to what came "
     "before makes the pairing certain again, and the held request takes the response of the next one"
 )
