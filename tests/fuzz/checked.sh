@@ -39,7 +39,7 @@ run() { # folder, arguments of Python
     shift
     # PYTHONMALLOC: each object its own allocation, so that a read behind it is seen. Python's leaks are its own.
     LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-        ASAN_OPTIONS=detect_leaks=0:abort_on_error=0:exitcode=99:allocator_may_return_null=1 \
+        ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16:abort_on_error=0:exitcode=99:allocator_may_return_null=1 \
         UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:exitcode=99 \
         PYTHONMALLOC=malloc HTTP_CAPTURE_TESTED=compiled PYTHONPATH="$at/lib" "$PYTHON" "$@"
 }
