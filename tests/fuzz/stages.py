@@ -23,7 +23,7 @@ from typing import Any
 
 import brotli
 import zstandard
-from fuzz.test_fuzz import LINKS, batch, corpus_frames, damaged, fuzz, pcapng
+from fuzz.test_fuzz import CORPUS, batch, corpus_frames, damaged, fuzz, pcapng
 from http_capture.capture.connection import Application, Connection, ConnectionTable
 from http_capture.capture.decode import DROPS, Decoder
 from http_capture.capture.defrag import DATAGRAM_OVERHEAD_BYTES, MAX_PAYLOAD_BYTES, Defragmenter
@@ -38,7 +38,7 @@ from http_capture.capture.source.files import PCAP, PCAPNG, PcapngWalker, PcapWa
 from http_capture.capture.source.pcap_file import PcapFiles
 from http_capture.config.settings import DefragSettings
 from line import DIALOGUES
-from mutation import TOKENS, damage, damage_dialogue, pieces
+from mutation import TOKENS, damage, pieces
 from traffic import Conversation, write_pcap
 
 last: dict[str, object] = {}
@@ -487,6 +487,7 @@ def source(seed: int) -> int:
         path = pathlib.Path(folder, "a")
         seeds = [_pcap(path, frames, nanoseconds, big) for nanoseconds in (True, False) for big in (True, False)]
         seeds += [pcapng(frames), pcapng(frames) + pcapng(frames[:2])]
+        seeds += rng.sample(_small_files(), min(3, len(_small_files())))
         for number in range(400):
             data = rng.choice(seeds)
             for _ in range(rng.choice((1, 1, 2, 6))):
@@ -513,6 +514,13 @@ def source(seed: int) -> int:
                 refused = str(error)
             assert "\n" not in refused
     return 400
+
+
+@cache
+def _small_files() -> list[bytes]:
+    """Real captures of a few KiB, where there are any."""
+    paths = sorted(path for path in CORPUS.rglob("*.pcap*") if path.stat().st_size < 5000)
+    return [path.read_bytes() for path in paths[:200]]
 
 
 _BLOCK = Block(8)
@@ -584,4 +592,3 @@ STAGES: dict[str, Callable[[int], int]] = {
     "source": source,
     "pipeline": pipeline,
 }
-__all__ = ["LINKS", "STAGES", "damage_dialogue", "last"]
