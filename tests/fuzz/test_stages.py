@@ -85,8 +85,8 @@ FOUND: dict[str, tuple[int, list[bytes | int], list[bytes | int]]] = {
     ),
     "a blank line before the first field": (
         0,
-        [b"GET /a HTTP/1.1\r\n \r\nGET /b HTTP/1.1\r\n\r\n"],
-        [b"GET /a HTTP/1.1\r\n", b" \r\nGET /b HTTP/1.1\r\n\r\n"],
+        [b"GET /a HTTP/1.1\r\n \r\nGET /b HTTP/1.1\r\nHost: b\r\n"],
+        [b"GET /a HTTP/1.1\r\n", b" \r\nGET /b HTTP/1.1\r\nHost: b\r\n"],
     ),
 }
 KNOWN = {
