@@ -17,7 +17,7 @@ PYTEST_COMPILED = mkdir -p build/compiled && cd build/compiled && \
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint test-uncompiled mutations test-compiled wheel bench kafka-jars test-broker clean python
+.PHONY: help venv demo test lint test-uncompiled mutations test-compiled wheel bench fuzz fuzz-checked differential kafka-jars test-broker clean python
 
 help:
 	@echo 'make demo          a demonstration that needs no network card, no Kafka and no root'
@@ -29,6 +29,9 @@ help:
 	@echo 'make mutations     takes each step of the guard out and expects a test to fail (needs root); ARGS="--list" shows them'
 	@echo 'make wheel         dist/: source archive, and from it the compiled wheel; .venv-wheel has it installed'
 	@echo 'make bench         speed against tcpdump on generated captures; ARGS="--peers" adds the others'
+	@echo 'make fuzz          1,000,000 damaged inputs for each stage, compiled; ARGS="--stage parser --count 5000 --seed 7"'
+	@echo 'make fuzz-checked  the same on a build with bounds checks and sanitizers (gcc), which has proved that it finds faults'
+	@echo 'make differential  more generated traffic against tshark; ARGS="--seeds 0 100"'
 	@echo 'make test-broker   tests against a real Apache Kafka (needs java and mvn)'
 	@echo 'make clean         removes what was made'
 
@@ -121,6 +124,18 @@ test-broker: .venv-wheel/installed $(KAFKA_LIB)/fetched
 
 bench: .venv-wheel/installed
 	@.venv-wheel/bin/python tests/bench/bench.py $(ARGS)
+
+# Failing inputs are in build/fuzz.
+fuzz: .venv-wheel/installed
+	@.venv-wheel/bin/python tests/fuzz/run.py $(ARGS)
+
+fuzz-checked: .venv/installed-test
+	@PYTHON=$(CURDIR)/.venv/bin/python tests/fuzz/checked.sh prove
+	@PYTHON=$(CURDIR)/.venv/bin/python tests/fuzz/checked.sh build
+	@PYTHON=$(CURDIR)/.venv/bin/python tests/fuzz/checked.sh run tests/fuzz/run.py $(ARGS)
+
+differential: .venv-wheel/installed
+	@.venv-wheel/bin/python tests/differential/compare.py $(ARGS)
 
 clean:
 	@rm -rf .venv .venv-wheel build dist *.egg-info tests/kafka/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
