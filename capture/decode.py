@@ -205,9 +205,7 @@ class Decoder:
     option or IPv6 header that names another final destination than the one at hand makes the latter wrong.
     """
 
-    def __init__(
-        self, *, vlan_in_key: bool = True, tunnel_in_key: bool = True, verify_checksums: bool = False
-    ) -> None:
+    def __init__(self, *, vlan_in_key: bool = True, tunnel_in_key: bool = True, verify_checksums: bool = False) -> None:
         self.verify_checksums = verify_checksums
         self.segment = Segment()
         self.vlan_in_key = vlan_in_key

@@ -7,7 +7,6 @@ from http_capture.capture.http.message cimport HeaderIndex, Message
 cdef class Identity:
     cdef public bytes text, key, client
     cdef public Py_ssize_t hashed_end, source_end, destination_end, network_end
-    cdef public bint used
 
 cdef class Encoder:
     cdef public bytes key, value, event_id
@@ -44,12 +43,12 @@ cdef class Encoder:
     cdef tuple _site(self, bytes scheme, bytes authority)
     cdef bint _suspicious(self, bytes pairs, Py_ssize_t at) noexcept
     cdef int _body(self, Message message) except? -1
-    cdef int _timing(self, Exchange exchange, Connection connection, Identity identity) except? -1
+    cdef int _timing(self, Exchange exchange, Connection connection) except? -1
     cdef bytes _clean(self, bytes target)
     cdef bytes _clean_pairs(self, bytes pairs)
     cdef bytes _mime_type(self, bytes content_type)
-    cdef Identity _identify(self, Connection connection)
-    cdef int _tunnels(self, tuple outers, bint swapped) except? -1
+    cdef Identity _identify(self, Connection connection, list proxies)
+    cdef int _tunnels(self, tuple outers, bint swapped, list proxies) except? -1
     cdef int _address(self, bint v4, unsigned long long high, unsigned long long low) except? -1
     cdef int _packed(self, bint v4, unsigned long long high, unsigned long long low) except? -1
     cdef int _number(self, unsigned long long value, int size) except? -1

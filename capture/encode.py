@@ -84,13 +84,11 @@ def name_table(names: frozenset[bytes]) -> bytes:
 class Identity:
     """What all records of a connection share, as ready bytes: parts of `text`, each up to the end that is named.
 
-    hashed: what goes into every id; source, destination, network: JSON. key and client are Kafka keys. used: a record
-    of the connection has been written."""
+    hashed: what goes into every id; source, destination, network: JSON. key and client are Kafka keys."""
 
     def __init__(self) -> None:
         self.text = self.key = self.client = b""
         self.hashed_end = self.source_end = self.destination_end = self.network_end = 0
-        self.used = False
 
 
 @cython.cclass
@@ -159,7 +157,7 @@ class Encoder:
         end: cython.Py_ssize_t
         self.anomalies = 0
         if identity is None:
-            identity = self._identify(connection)
+            identity = self._identify(connection, exchange.conversation.proxies)
             exchange.conversation.identity = identity
         if request is not None:
             sent = request.wire_bytes
@@ -274,9 +272,11 @@ class Encoder:
             self.anomalies |= response.anomalies
         if self.anomalies != 0:
             self._put(b',"anomalies":[')
-            self._put(b",".join([b'"%b"' % name.encode() for k, name in enumerate(ANOMALIES) if self.anomalies >> k & 1]))
+            self._put(
+                b",".join([b'"%b"' % name.encode() for k, name in enumerate(ANOMALIES) if self.anomalies >> k & 1])
+            )
             self._put(b"]")
-        self._timing(exchange, connection, identity)
+        self._timing(exchange, connection)
         self._put(self.tail)
         self.value = copied(self.view, 0, self.at)
         self.timestamp_ms = first.first_ns // 1_000_000
@@ -306,7 +306,7 @@ class Encoder:
     # --- parts ---
 
     @cython.cfunc
-    def _identify(self, connection: Connection) -> Identity:
+    def _identify(self, connection: Connection, proxies: list) -> Identity:
         """What all records of the connection share."""
         identity: Identity = Identity()
         swapped: cython.bint = connection.client == 2
@@ -378,8 +378,8 @@ class Encoder:
             self._put(b',"inner":{"vlan":{"id":"')
             self._integer(connection.inner_vlan)
             self._put(b'"}}')
-        if connection.outers is not None:
-            self._tunnels(connection.outers, swapped)
+        if connection.outers is not None or proxies:
+            self._tunnels(connection.outers, swapped, proxies)
         self._put(b"},")
         identity.network_end = self.at
         identity.text = self._cut(0)
@@ -387,12 +387,12 @@ class Encoder:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _tunnels(self, outers: tuple, swapped: cython.bint) -> cython.int:
-        """The tunnels around a connection. `swapped`: the first segment was the server's."""
+    def _tunnels(self, outers: tuple, swapped: cython.bint, proxies: list) -> cython.int:
+        """The tunnels around a connection, then those in it. `swapped`: the first segment was the server's."""
         outer: Outer
         v4: cython.bint
         self._put(b',"tunnel":[')
-        for outer in outers:
+        for outer in outers if outers is not None else ():
             v4 = outer.ip_version == 4
             self._put(b'{"type":"')
             self._put(KINDS[outer.kind].encode())
@@ -413,6 +413,12 @@ class Encoder:
                 self._put(b',"id":"')
                 self._integer(outer.id)
                 self._put(b'"')
+            self._put(b"},")
+        for kind, target in proxies:
+            self._put(b'{"type":"')
+            self._put(kind.encode())
+            self._put(b'","target":')
+            self._string(target.encode("latin-1"))
             self._put(b"},")
         self.at -= 1
         return self._put(b"]")
@@ -462,17 +468,17 @@ class Encoder:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _timing(self, exchange: Exchange, connection: Connection, identity: Identity) -> cython.int:
+    def _timing(self, exchange: Exchange, connection: Connection) -> cython.int:
         request: Message = exchange.request
         response: Message = exchange.response
         begin: cython.Py_ssize_t
         self._put(b',"timing":{')
         begin = self.at
-        if not identity.used and connection.syn_ns != 0 and connection.handshake_ns >= connection.syn_ns:
+        if not exchange.conversation.timed and connection.syn_ns != 0 and connection.handshake_ns >= connection.syn_ns:
             self._put(b'"connect":')
             self._integer(connection.handshake_ns - connection.syn_ns)
             self._put(b",")
-        identity.used = True
+        exchange.conversation.timed = True
         if request is not None:
             self._put(b'"request":')
             self._integer(request.last_ns - request.first_ns)

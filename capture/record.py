@@ -20,7 +20,7 @@ IncompleteReason = Literal[
 ]
 TunnelType = Literal[
     "ipip", "4in6", "6in4", "6in6", "etherip", "gre", "erspan", "pptp", "mpls", "vxlan", "vxlan-gpe", "geneve", "gtp-u",
-    "teredo", "ayiya",
+    "teredo", "ayiya", "connect", "socks4", "socks5",
 ]  # fmt: skip
 Anomaly = Literal[
     "bare_lf",
@@ -100,13 +100,15 @@ class Outer(_Part):
 
 
 class Tunnel(_Part):
-    """A tunnel that the connection came through. `id`: network, key, session or endpoint, as the kind has it; the
-    source is the end on the client's side."""
+    """A tunnel that the exchange came through. `id`: network, key, session or endpoint, as the kind has it; the source
+    is the end on the client's side. Of a proxy (connect, socks) the ends are those of the record, and `target` is the
+    HOST:PORT that it was asked for."""
 
     type: TunnelType
-    source: Outer
-    destination: Outer
+    source: Outer | None = None
+    destination: Outer | None = None
     id: str | None = None
+    target: str | None = None
 
 
 class Network(_Part):

@@ -54,7 +54,14 @@ def test_what_is_no_request(data):
 
 @pytest.mark.parametrize(
     ("version", "data"),
-    [(4, b"\0\x5b" + bytes(6)), (4, b"HTTP/1.1"), (5, b"HTT"), (5, b"\5\xff\5"), (5, b"\5\2\1\1\5"), (5, b"\5\0\5\1\0")],
+    [
+        (4, b"\0\x5b" + bytes(6)),
+        (4, b"HTTP/1.1"),
+        (5, b"HTT"),
+        (5, b"\5\xff\5"),
+        (5, b"\5\2\1\1\5"),
+        (5, b"\5\0\5\1\0"),
+    ],
 )
 def test_what_is_no_reply(version, data):
     assert reply(data, version) == NOT_SOCKS

@@ -24,6 +24,9 @@ cdef class HttpConnection(Listener):
     cdef public int ended
     cdef public long long lost_ack, answer_ack
     cdef public object identity
+    cdef public bint timed
+    cdef public str target, target_kind
+    cdef public list proxies
 
     cdef Exchange _match(self, Message message)
     cdef int _complete(self, Exchange exchange) except? -1

@@ -52,6 +52,12 @@ _REQUEST = cython.declare(cython.int, 0)
 _RESPONSE = cython.declare(cython.int, 1)
 _EITHER = cython.declare(cython.int, 2)
 _HOLD = cython.declare(cython.int, 7)
+_START = cython.declare(cython.int, 0)
+_TUNNEL = cython.declare(cython.int, 8)
+_SOCKS = cython.declare(cython.int, 12)
+_INSIDE = cython.declare(cython.int, 13)
+MAX_PROXIES = 4
+_MAX_PROXIES = cython.declare(cython.int, MAX_PROXIES)
 _AFTER_09 = cython.declare(cython.int, 9)
 _LOST = cython.declare(cython.int, 10)
 _MIDSTREAM = cython.declare(cython.int, 16)  # a connection seen from its middle is searched this much longer
@@ -129,6 +135,10 @@ class HttpConnection(Listener):
         self.ended = 0
         self.lost_ack = -2  # what the client had received when bytes of it were lost
         self.identity: Any = None
+        self.timed = False  # a record has told how long the handshake took
+        self.target = ""  # HOST:PORT that the last CONNECT or SOCKS handshake asked for
+        self.target_kind = ""
+        self.proxies: list[tuple[str, str]] = []
         if connection.client == 0:
             self.forward = Parser(limits, self, _EITHER)
             self.backward = Parser(limits, self, _EITHER)
@@ -206,7 +216,9 @@ class HttpConnection(Listener):
                 return 1
             if exchange.request.method == b"CONNECT":
                 return 2
-        return 0
+            if exchange is not self.doubtful:
+                return 0
+        return 4
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -226,13 +238,54 @@ class HttpConnection(Listener):
             return 0  # a 1xx answer
         self.responding = None
         exchange.response_done = True
-        if self.requests is not None:
-            if message.status == 101 and message.incomplete == 0:
-                self.requests.proceed(True)
-            elif exchange.request is not None and exchange.request.method == b"CONNECT":
-                self.requests.proceed(200 <= message.status < 300)
         if exchange.request_done:
             self._complete(exchange)
+        if self.requests is not None:
+            if message.status == 101 and message.incomplete == 0:
+                self.requests.proceed(_TUNNEL)
+            elif exchange.request is not None and exchange.request.method == b"CONNECT":
+                if 200 <= message.status < 300:
+                    self.target_kind = "connect"
+                    self.target = exchange.request.target.decode("latin-1")
+                    self.requests.proceed(_INSIDE)
+                else:
+                    self.requests.proceed(_START)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_socks(self, parser: Parser, version: cython.int) -> cython.int:
+        responses: Parser = self.responses
+        if version != 0:
+            self.target_kind = f"socks{version}"
+            if responses.state == _START:
+                responses.socks_version = version
+                responses.proceed(_SOCKS)
+        else:
+            for responses in (self.requests, self.responses):
+                if responses is not parser and (responses.state == _SOCKS or responses.state == _INSIDE):
+                    responses.proceed(_LOST)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_target(self, parser: Parser, target: str) -> cython.int:
+        self.target = target
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_inside(self, parser: Parser, http: cython.bint) -> cython.int:
+        """HTTP in a tunnel is this connection's: it goes on in the same parsers, and the record says through what."""
+        other: Parser = self.responses if parser is self.requests else self.requests
+        if http and len(self.proxies) < _MAX_PROXIES:
+            self.proxies.append((self.target_kind, self.target))
+            self.identity = None
+            return 1
+        if parser is self.responses and other.state not in (_INSIDE, _SOCKS, _TUNNEL):
+            return 1
+        if other.state == _INSIDE or other.state == _SOCKS:
+            other.proceed(_TUNNEL)
         return 0
 
     @cython.ccall

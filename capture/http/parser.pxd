@@ -20,6 +20,9 @@ cdef class Listener:
     cpdef int on_head(self, Parser parser, Message message) except? -1
     cpdef int on_end(self, Parser parser, Message message) except? -1
     cpdef int on_lost(self, Parser parser) except? -1
+    cpdef int on_socks(self, Parser parser, int version) except? -1
+    cpdef int on_target(self, Parser parser, str target) except? -1
+    cpdef int on_inside(self, Parser parser, bint http) except? -1
     cpdef int is_answer(self, Parser parser) except? -1
     cpdef int on_end_of_stream(self, Parser parser, int reason, long long timestamp_ns) except? -1
 
@@ -30,14 +33,22 @@ cdef class Parser(Consumer):
     cdef public Message message
     cdef public long long remaining, position_seq, searched
     cdef public bint recognised, answers_09, start_lost
-    cdef bint after_gap, tunnel_follows, undecided, plain_size, doubt
+    cdef int then, framing
+    cdef public int socks_version
+    cdef bint after_gap, undecided, plain_size, doubt
     cdef int before, blanks, first_is_answer
     cdef bytearray pending
     cdef Py_ssize_t scanned, boundary
     cdef long long head_gap, length
     cdef long long seq, old_ack, old_ns, ack, now_ns
 
-    cpdef int proceed(self, bint tunnel) except? -1
+    cpdef int proceed(self, int state) except? -1
+    cdef int _again(self) except? -1
+    cdef int _has_body(self) except? -1
+    cdef Py_ssize_t _maybe_body(self, bytes data, Py_ssize_t at) except? -2
+    cdef int _maybe_socks(self, int version) except? -1
+    cdef Py_ssize_t _socks(self, bytes data, Py_ssize_t at) except? -2
+    cdef Py_ssize_t _inside(self, bytes data, Py_ssize_t at) except? -2
     cdef int _feed(self, bytes data, long long seq, long long ack, long long timestamp_ns) except? -1
     cdef Py_ssize_t _head(self, bytes data, Py_ssize_t at) except? -2
     cdef bint _ends(self, bytes data, Py_ssize_t at) noexcept

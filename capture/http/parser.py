@@ -10,6 +10,9 @@ States:
     TUNNEL       not HTTP any more (CONNECT, 101): counted, not read
     AFTER_09     after an HTTP/0.9 request, which is the only one of its connection
     LOST         not at a message start: searches the next certain one
+    MAYBE_BODY   behind the head of a response whose request is not known: its body, or none, as to HEAD
+    SOCKS        the handshake of a proxy (socks.py)
+    INSIDE       where a proxy's tunnel begins (CONNECT, SOCKS): HTTP again, or TUNNEL
 
     START -> HEAD -> BODY | UNTIL_CLOSE | CHUNK_SIZE -> ... -> START;  any -> LOST (gap, malformed) -> HEAD
 
@@ -37,7 +40,7 @@ else:
     from ..seq import advance
     from ..source.block import Buffer
     from .message import HeaderIndex, Message
-from . import lenient
+from . import lenient, socks
 from .decoding import ContentDecoder, DecoderMemory, listed_codings
 from .message import (
     BODY_NOT_ALLOWED,
@@ -53,7 +56,22 @@ from .message import (
     hash_name,
 )
 
-START, HEAD, BODY, UNTIL_CLOSE, CHUNK_SIZE, CHUNK_END, TRAILERS, HOLD, TUNNEL, AFTER_09, LOST = range(11)
+(
+    START,
+    HEAD,
+    BODY,
+    UNTIL_CLOSE,
+    CHUNK_SIZE,
+    CHUNK_END,
+    TRAILERS,
+    HOLD,
+    TUNNEL,
+    AFTER_09,
+    LOST,
+    MAYBE_BODY,
+    SOCKS,
+    INSIDE,
+) = range(14)
 _START = cython.declare(cython.int, 0)
 _HEAD = cython.declare(cython.int, 1)
 _BODY = cython.declare(cython.int, 2)
@@ -65,13 +83,16 @@ _HOLD = cython.declare(cython.int, 7)
 _TUNNEL = cython.declare(cython.int, 8)
 _AFTER_09 = cython.declare(cython.int, 9)
 _LOST = cython.declare(cython.int, 10)
+_MAYBE_BODY = cython.declare(cython.int, 11)
+_SOCKS = cython.declare(cython.int, 12)
+_INSIDE = cython.declare(cython.int, 13)
 
 _REQUEST = cython.declare(cython.int, 0)
 _RESPONSE = cython.declare(cython.int, 1)
 _EITHER = cython.declare(cython.int, 2)
 
 # What on_head answers for a response: what its request was.
-NORMAL, TO_HEAD, TO_CONNECT, TO_09 = 0, 1, 2, 3
+NORMAL, TO_HEAD, TO_CONNECT, TO_09, TO_UNKNOWN = 0, 1, 2, 3, 4
 
 _GAP = cython.declare(cython.int, 1)
 _TRUNCATED = cython.declare(cython.int, 2)
@@ -104,6 +125,9 @@ _TEXTUAL = re.compile(
     re.IGNORECASE,
 )
 _LINE_TAIL = cython.declare(cython.Py_ssize_t, 8192)  # of an unfinished line, what a search keeps
+_RESPONSE_BEGIN = re.compile(
+    rb"H(?:T(?:T(?:P(?:/(?:1(?:\.(?:[01](?: (?:[1-5](?:[0-9](?:[0-9])?)?)?)?)?)?)?)?)?)?)?"
+)  # of what _CERTAIN_RESPONSE matches
 _STATUS_TAIL = cython.declare(cython.Py_ssize_t, 13)  # of a status line's begin, likewise
 _LIKELY_BEGINS = cython.declare(
     frozenset,
@@ -178,7 +202,26 @@ class Listener:
     @cython.ccall
     @cython.exceptval(-1)
     def on_head(self, parser: Parser, message: Message) -> cython.int:
-        """A head is there. For a response the answer says to what it answers: NORMAL, TO_HEAD, TO_CONNECT."""
+        """A head is there. For a response the answer says to what it answers: NORMAL, TO_HEAD, TO_CONNECT,
+        TO_UNKNOWN."""
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_socks(self, parser: Parser, version: cython.int) -> cython.int:
+        """The stream begins like a client's SOCKS handshake of this version; 0: it was none."""
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_target(self, parser: Parser, target: str) -> cython.int:
+        """The SOCKS handshake is over: it asked for this HOST:PORT."""
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def on_inside(self, parser: Parser, http: cython.bint) -> cython.int:
+        """What a proxy carries looks like a request, or does not. Returns whether it is read as HTTP."""
         return 0
 
     @cython.ccall
@@ -225,7 +268,9 @@ class Parser(Consumer):
         self.recognised = False
         self.answers_09 = False
         self.after_gap = False
-        self.tunnel_follows = False
+        self.then = -1  # the state after the message that is read, where it is not START
+        self.framing = 0  # that of the response in MAYBE_BODY
+        self.socks_version = 0
         self.pending: bytearray = None
         self.scanned = 0
         self.start_lost = False  # on_lost is called because of a gap with the start of a message in it
@@ -270,6 +315,13 @@ class Parser(Consumer):
             self.position_seq = advance(self.position_seq, length)
         if self.state == _TUNNEL or self.state == _AFTER_09:
             return 0
+        if self.state == _INSIDE:
+            self.listener.on_inside(self, False)
+            return self.proceed(_TUNNEL)
+        if self.state == _SOCKS:
+            self.listener.on_socks(self, 0)
+        elif self.state == _MAYBE_BODY:
+            self._has_body()
         if message is not None:
             message.gap_bytes += length
             message.cut = message.cut or cut
@@ -302,6 +354,8 @@ class Parser(Consumer):
     @cython.exceptval(-1)
     def on_close(self, reason: cython.int, timestamp_ns: cython.longlong) -> cython.int:
         self.doubt = False
+        if self.state == _MAYBE_BODY:
+            self._has_body()
         if self.message is not None:
             self._end(0 if reason == 0 and self.state == _UNTIL_CLOSE else _BY_CLOSE[reason])
         elif self.pending is not None and self.state == _HEAD and self.first_is_answer == 1 and not self.recognised:
@@ -316,26 +370,32 @@ class Parser(Consumer):
 
     @cython.ccall
     @cython.exceptval(-1)
-    def proceed(self, tunnel: cython.bint) -> cython.int:
-        """The answer is known: what follows the current message is a tunnel, or HTTP as before."""
-        held: bytes
-        if tunnel:
-            if self.message is not None:
-                self.tunnel_follows = True
-                return 0
-            self.state = _TUNNEL
-            if self.pending is not None:
-                self.limits.pending_bytes -= len(self.pending)
-                self.limits.tunnel_bytes += len(self.pending)
-                self.pending = None
-        elif self.state == _HOLD:
-            self.state = _START
-            if self.pending is not None:
-                held = bytes(self.pending)
-                self.limits.pending_bytes -= len(held)
-                self.pending = None
-                self._feed(held, self.seq, self.old_ack, self.old_ns)
+    def proceed(self, state: cython.int) -> cython.int:
+        """What follows the current message is known: TUNNEL, INSIDE, or START: HTTP as before."""
+        if self.message is not None:
+            self.then = state if state != _START else -1
+        elif state != _START or self.state == _HOLD:
+            self.state = state
+            self._again()
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _again(self) -> cython.int:
+        """Reads what is pending in another state."""
+        held: bytes
+        if self.pending is not None:
+            held = bytes(self.pending)
+            self.limits.pending_bytes -= len(held)
+            self.pending = None
+            self._feed(held, self.seq, self.old_ack, self.old_ns)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _has_body(self) -> cython.int:
+        self.state = self.framing
+        return self._again()
 
     # --- the states ---
 
@@ -378,9 +438,12 @@ class Parser(Consumer):
                 while to < end and (data[to] == 13 or data[to] == 10):
                     to += 1
                 if to < end and data[to] <= 32 and self.role != _EITHER and not self.answers_09:
-                    to = self._blanks(data, to)
+                    if data[to] == 4 or data[to] == 5:
+                        self._maybe_socks(data[to])
+                    else:
+                        to = self._blanks(data, to)
                 self.limits.framing_bytes += to - at
-                if to < end:
+                if to < end and self.state == _START:
                     self.state = _HEAD
                     self.scanned = 0
             elif state == _HEAD:
@@ -411,6 +474,12 @@ class Parser(Consumer):
             elif state == _AFTER_09:
                 self.limits.skipped_bytes += end - at
                 to = end
+            elif state == _MAYBE_BODY:
+                to = self._maybe_body(data, at)
+            elif state == _SOCKS:
+                to = self._socks(data, at)
+            elif state == _INSIDE:
+                to = self._inside(data, at)
             else:
                 to = self._search(data, at)
             if to < 0:  # more is needed
@@ -695,14 +764,14 @@ class Parser(Consumer):
                 self.state = _BODY
             else:
                 self._end(0)
-                if message.method == b"CONNECT" and not self.tunnel_follows:
+                if message.method == b"CONNECT" and self.state == _START:
                     self.state = _HOLD
                 return 0
         else:
             if message.status == 101 or (hint == 2 and 200 <= message.status < 300):
                 self.doubt = False
                 self._end(0)
-                self.state = _TUNNEL
+                self.state = _TUNNEL if message.status == 101 else _INSIDE
                 return 0
             if hint == 1 or 0 < message.status < 200 or message.status == 204 or message.status == 304:
                 self.doubt = False
@@ -717,7 +786,69 @@ class Parser(Consumer):
             else:
                 message.framed_by_close = True
                 self.state = _UNTIL_CLOSE
+            if hint == 4:
+                self.framing = self.state
+                self.state = _MAYBE_BODY
         return self._open_body(message)
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _maybe_body(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """A status line in the place of a body: the response was to HEAD and has none (RFC 9110 section 9.3.2)."""
+        if _CERTAIN_RESPONSE.match(data, at) is not None:
+            self.message.keep = False
+            self.message.kept = None
+            self.message.decoder = None
+            self._end(0)
+        elif len(data) - at < _STATUS_TAIL and _RESPONSE_BEGIN.fullmatch(data, at) is not None:
+            return -1
+        else:
+            self.state = self.framing
+        return at
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _maybe_socks(self, version: cython.int) -> cython.int:
+        """The first byte of a client's stream is a version of SOCKS: see what follows."""
+        if self.role == _REQUEST and not self.recognised and self.searched == 0 and self.state == _START:
+            self.state = _SOCKS
+            self.socks_version = version
+            self.listener.on_socks(self, version)
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _socks(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """The handshake, as far as this side takes part in it; behind it the tunnel begins."""
+        end: cython.Py_ssize_t
+        if self.role == _REQUEST:
+            end, _, target = socks.request(data[at:])
+        else:
+            end, target = socks.reply(data[at:], self.socks_version), ""
+        if end == -1:
+            return -1
+        if end < 0:
+            self.state = _HEAD
+            self.scanned = 0
+            self.listener.on_socks(self, 0)
+            return at
+        self.limits.framing_bytes += end
+        self.state = _INSIDE
+        if self.role == _REQUEST:
+            self.listener.on_target(self, target)
+        return at + end
+
+    @cython.cfunc
+    @cython.exceptval(-2)
+    def _inside(self, data: bytes, at: cython.Py_ssize_t) -> cython.Py_ssize_t:
+        """HTTP in a tunnel begins with a request that nothing else looks like; anything else is not read."""
+        looks: cython.bint = False
+        if self.role == _REQUEST and _IS_TOKEN[data[at]]:
+            if data.find(b"\n", at) < 0 and len(data) - at <= _MAX_LINE:
+                return -1
+            looks = _CERTAIN_REQUEST.match(data, at) is not None
+        self.state = _START if self.listener.on_inside(self, looks) else _TUNNEL
+        return at
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -1156,8 +1287,9 @@ class Parser(Consumer):
             if message.decoder.failure:
                 self.limits.decoding_failures += 1
         self.listener.on_end(self, message)
-        if self.tunnel_follows:
-            self.state = _TUNNEL
+        if self.then >= 0:
+            self.state = self.then
+            self.then = -1
         if self.doubt:
             self.doubt = False
             self._lose()
@@ -1180,7 +1312,7 @@ class Parser(Consumer):
     def _skip_pending(self) -> cython.int:
         if self.pending is not None:
             self.limits.pending_bytes -= len(self.pending)
-            if self.state == _HOLD:
+            if self.state == _HOLD or self.state == _INSIDE:
                 self.limits.tunnel_bytes += len(self.pending)
             else:
                 self.limits.skipped_bytes += len(self.pending)

@@ -11,6 +11,7 @@ stage raises AssertionError, or what the program raised, where
 """
 
 import gzip
+import lzma
 import os
 import pathlib
 import random
@@ -25,10 +26,10 @@ import brotli
 import zstandard
 from fuzz.test_fuzz import CORPUS, batch, corpus_frames, damaged, fuzz, pcapng
 from http_capture.capture.connection import Application, Connection, ConnectionTable
-from http_capture.capture.decode import DROPS, Decoder
+from http_capture.capture.decode import DROPS, MAX_TUNNELS, Decoder
 from http_capture.capture.defrag import DATAGRAM_OVERHEAD_BYTES, MAX_PAYLOAD_BYTES, Defragmenter
 from http_capture.capture.errors import HttpCaptureError
-from http_capture.capture.http.decoding import ContentDecoder
+from http_capture.capture.http.decoding import ContentDecoder, DecoderMemory
 from http_capture.capture.http.message import Message
 from http_capture.capture.http.parser import Limits, Listener, Parser
 from http_capture.capture.reassembly import Consumer, Reassembly
@@ -39,11 +40,24 @@ from http_capture.capture.source.pcap_file import PcapFiles
 from http_capture.config.settings import DefragSettings
 from line import DIALOGUES
 from mutation import TOKENS, damage, pieces
+from test_tunnel import CASES, ether, packet, vxlan
 from traffic import Conversation, write_pcap
 
 last: dict[str, object] = {}
 MS = 1_000_000
 MASK = 0xFFFFFFFF
+
+
+@cache
+def _tunnelled() -> list[tuple[int, bytes, int, int]]:
+    """A segment in each tunnel, by itself and in another one."""
+    frames = []
+    for (_, wrap, *_), version in CASES:
+        one = wrap(packet(version), version)
+        for around in (one, vxlan(one, one[0] >> 4)):
+            frame = ether(around, around[0] >> 4)
+            frames.append((0, frame, 1, len(frame)))
+    return frames
 
 
 @cache
@@ -70,7 +84,8 @@ def _decoded(decoder: Decoder, data: bytes, frame: tuple[int, bytes, int, int], 
         assert 0 <= start <= end <= len(octets)
         assert decoder.fragment_payload() == octets[start:end]
         assert decoder.fragment_offset % 8 == 0
-        return (result, *addresses, start, end, *decoder.fragment_key(), decoder.fragment_offset)
+        *key, path = decoder.fragment_key()  # the path is a number of this decoder's own
+        return (result, *addresses, start, end, *key, path != 0, s.depth, decoder.fragment_offset)
     start, end = s.payload_start - at, s.payload_end - at
     assert 0 <= start <= end <= len(octets)
     assert end - start <= s.payload_length <= max(MAX_PAYLOAD_BYTES + 40, wire)  # an IP length of 0: offloading
@@ -80,7 +95,8 @@ def _decoded(decoder: Decoder, data: bytes, frame: tuple[int, bytes, int, int], 
     assert 0 <= s.ack <= MASK
     assert -1 <= s.vlan < 4096
     assert -1 <= s.inner_vlan < 4096
-    ports = (s.source_port, s.destination_port, s.seq, s.ack, s.flags, s.vlan, s.inner_vlan)
+    assert 0 <= s.depth <= MAX_TUNNELS
+    ports = (s.source_port, s.destination_port, s.seq, s.ack, s.flags, s.vlan, s.inner_vlan, s.path != 0, s.depth)
     return (result, *addresses, *ports, start, end, s.payload_length)
 
 
@@ -92,18 +108,20 @@ def decode(seed: int) -> int:
     datagrams = 0
     for number in range(5 * len(frames)):
         frame = frames[number % len(frames)]
+        if number % 5 == 4:
+            frame = rng.choice(_tunnelled())
         if number >= len(frames) or rng.random() < 0.5:
             frame = damaged(rng, frame, frames[rng.randrange(len(frames))])
         last["input"] = frame
         before, after = rng.randbytes(rng.randrange(40)), rng.randbytes(40)
         alone = _decoded(decoder, frame[1], frame, 0)
         assert alone == _decoded(other, before + frame[1] + after, frame, len(before)), "bytes around it are read"
-        if alone[0] == 1:
+        result = alone[0]
+        while result == 1:
             datagrams += 1
-            decoder.decode_datagram(decoder.fragment_payload())
-    counted = decoder.segments + decoder.fragments + sum(decoder.drops) - decoder.datagram_drops
-    assert counted == 5 * len(frames)
-    assert decoder.datagram_segments + decoder.datagram_drops == datagrams
+            result = decoder.decode_datagram(decoder.fragment_payload())
+    assert decoder.segments + decoder.fragments + sum(decoder.drops) == 5 * len(frames) + datagrams
+    assert decoder.datagram_segments + decoder.datagram_fragments + decoder.datagram_drops == datagrams
     assert len(decoder.drops) == len(DROPS)
     return 5 * len(frames)
 
@@ -249,9 +267,7 @@ def connection(seed: int) -> int:
     """Segments of a few connections: in any order, overlapping, beyond windows, with any flags; ports used again."""
     rng = random.Random(seed)
     cuts = rng.random() < 0.3
-    honest = (
-        not cuts and rng.random() < 0.8
-    )  # test_stages.py, test_a_cut_copy: cuts are honest too once that is repaired
+    honest = rng.random() < 0.8
     application = _Readers(rng, honest)
     per_direction = rng.choice((2000, 20_000, 1 << 20))
     reassembly = Reassembly(rng.choice((3000, 1 << 20)), per_direction)
@@ -317,7 +333,12 @@ def connection(seed: int) -> int:
         r = reassembly
         assert r.payload_bytes == payload_bytes
         assert r.payload_bytes == (
-            r.delivered_bytes + r.retransmitted_bytes + r.ignored_bytes + r.discarded_bytes + r.buffered_bytes
+            r.delivered_bytes
+            + r.retransmitted_bytes
+            + r.ignored_bytes
+            + r.discarded_bytes
+            + r.urgent_bytes
+            + r.buffered_bytes
         )
         assert 0 <= r.buffered_bytes <= r.max_buffered
         assert table.active <= most
@@ -347,7 +368,7 @@ class _Messages(Listener):  # type: ignore[misc]
         self.heads += 1
         assert id(message) not in self.open
         self.open[id(message)] = message
-        return 0 if message.seq % 7 else 1 + message.seq % 2
+        return (0, 0, 0, 0, 1, 2, 4)[message.seq % 7]
 
     def on_end(self, parser: Parser, message: Message) -> int:
         self.ends += 1
@@ -412,8 +433,6 @@ def parser(seed: int) -> int:
             data = data[at + size :]
         parts = [part for part in parts if part]
         role = rng.choice((2, 0 if side == "client" else 1))
-        if role == 2 and any(isinstance(part, int) for part in parts):
-            role = 0 if side == "client" else 1  # test_stages.py, test_found
         tight, reason = rng.random() < 0.3, rng.randrange(5)
         cut = [piece for part in parts for piece in ([part] if isinstance(part, int) else pieces(rng, part))]
         last["input"] = (seed, number, role, tight, reason, parts, cut)
@@ -429,17 +448,21 @@ _ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "deflate": zlib.compress,
     "br": lambda data: brotli.compress(data, quality=3),
     "zstd": lambda data: zstandard.ZstdCompressor().compress(data),
+    "xz": lambda data: lzma.compress(data, preset=0),
+    "lzma": lambda data: lzma.compress(data, lzma.FORMAT_ALONE, preset=0),
     "identity": lambda data: data,
 }
 
 
 def _content(codings: list[str], data: Sequence[bytes], kept: int, most: int, ratio: int) -> tuple[object, ...]:
-    decoder = ContentDecoder(codings, max_kept_bytes=kept, max_decoded_bytes=most, max_ratio=ratio)
+    memory = DecoderMemory(1 << 28)
+    decoder = ContentDecoder(codings, max_kept_bytes=kept, max_decoded_bytes=most, max_ratio=ratio, memory=memory)
     for piece in data:
         decoder.feed(piece)
     decoder.finish()
     content = decoder.content()
     assert len(content) <= kept
+    assert memory.used_bytes == 0
     if decoder.decoded and any(coding != "identity" for coding in codings):
         assert decoder.decoded_bytes <= most + (1 << 17)
     assert decoder.encoded_bytes == sum(map(len, data))

@@ -35,11 +35,6 @@ def test_stage(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert seed > SEED
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Stream._keep puts the bytes that a snap length cut off a copy behind the piece that has them already: they "
-    "become a gap there, and all that follows is read one place further",
-)
 def test_a_cut_copy_of_bytes_that_are_kept() -> None:
     """What the fuzzing of connections has found: nothing is missing, so there is no gap."""
     conv = Conversation(mss=50)
@@ -89,21 +84,9 @@ FOUND: dict[str, tuple[int, list[bytes | int], list[bytes | int]]] = {
         [b"GET /a HTTP/1.1\r\n", b" \r\nGET /b HTTP/1.1\r\nHost: b\r\n"],
     ),
 }
-KNOWN = {
-    "a gap before the role is known": "Parser._search looks for a likely request right behind a gap; where the role is "
-    "EITHER it does not wait for the rest of one that is cut, so the split decides",
-    "a blank line before the first field": "HeaderIndex.scan passes over blanks where there is no field to fold to, so "
-    "that SP CR LF ends the head; Parser._ends, which looks at a head that came in pieces, does not know that",
-}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xfail(strict=True, reason=KNOWN[name])] if name in KNOWN else [])
-        for name in FOUND
-    ],
-)
+@pytest.mark.parametrize("name", FOUND)
 def test_found(name: str) -> None:
     """What the fuzzing of the parser has found: (role, pieces, the same bytes in other pieces)."""
     role, one, other = FOUND[name]

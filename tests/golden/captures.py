@@ -291,14 +291,68 @@ def expectation_failed() -> Capture:
 
 
 def connect_tunnel() -> Capture:
-    """After 200 to CONNECT nothing is HTTP any more, whatever it looks like (RFC 9110 section 9.3.6)."""
+    """After 200 to CONNECT anything may follow (RFC 9110 section 9.3.6): here HTTP, which is read."""
+    conversation = _opened(server=("10.0.0.2", 3128))
+    conversation.send("client", http_request("CONNECT", "origin.test:80", (("Host", "origin.test:80"),)))
+    conversation.send("server", http_response(200, reason="Connection established", length=False))
+    for number in range(2):
+        conversation.send("client", _get(number))
+        conversation.send("server", _text(f"inside {number}"))
+    conversation.close()
+    return Capture(conversation.frames, ledger={"http_bytes.tunnel": 0})
+
+
+def connect_tunnel_tls() -> Capture:
+    """The usual case: what is in the tunnel is encrypted, and counted."""
     conversation = _opened(server=("10.0.0.2", 3128))
     conversation.send("client", http_request("CONNECT", "origin.test:443", (("Host", "origin.test:443"),)))
     conversation.send("server", http_response(200, reason="Connection established", length=False))
+    conversation.send("client", b"\x16\3\1\0\5hello")
+    conversation.send("server", b"\x16\3\3\0\5HTTP/1.1 200 OK\r\n")
+    conversation.close()
+    return Capture(conversation.frames, ledger={"http_bytes.tunnel": 32})
+
+
+def connect_pipelined() -> Capture:
+    """The client does not wait for the answer to CONNECT before it speaks in the tunnel."""
+    conversation = _opened(server=("10.0.0.2", 3128))
+    conversation.send("client", http_request("CONNECT", "origin.test:80", (("Host", "origin.test:80"),)) + _get(1))
+    conversation.send("server", http_response(200, reason="OK", length=False) + _text("inside"))
+    conversation.close()
+    return Capture(conversation.frames, ledger={"http_bytes.tunnel": 0})
+
+
+def socks5() -> Capture:
+    """HTTP through a SOCKS proxy with a password (RFC 1928, RFC 1929)."""
+    conversation = _opened(server=("10.0.0.2", 1080))
+    conversation.send("client", b"\5\2\0\2")
+    conversation.send("server", b"\5\2")
+    conversation.send("client", b"\1\4user\6secret")
+    conversation.send("server", b"\1\0")
+    conversation.send("client", b"\5\1\0\3\x0borigin.test\0\x50")
+    conversation.send("server", b"\5\0\0\1\x0a\0\0\2\x12\x34")
     conversation.send("client", _get(1))
     conversation.send("server", _text("inside"))
     conversation.close()
-    return Capture(conversation.frames, ledger={"http_bytes.tunnel": len(_get(1)) + len(_text("inside"))})
+    return Capture(conversation.frames, ledger={"http_bytes.skipped": 0, "http_bytes.tunnel": 0})
+
+
+def socks4() -> Capture:
+    """SOCKS 4 with a name (4a); the client does not wait for the answer."""
+    conversation = _opened(server=("10.0.0.2", 1080))
+    conversation.send("client", b"\4\1\0\x50\0\0\0\1me\0origin.test\0" + _get(1))
+    conversation.send("server", b"\0\x5a\0\0\0\0\0\0" + _text("inside"))
+    conversation.close()
+    return Capture(conversation.frames, ledger={"http_bytes.skipped": 0, "http_bytes.tunnel": 0})
+
+
+def socks_refused() -> Capture:
+    """The proxy refuses, and closes: no exchange."""
+    conversation = _opened(server=("10.0.0.2", 1080))
+    conversation.send("client", b"\4\1\0\x50\x0a\0\0\2\0")
+    conversation.send("server", b"\0\x5b\0\0\0\0\0\0")
+    conversation.close("server")
+    return Capture(conversation.frames, ledger={"exchanges.total": 0})
 
 
 def connect_refused() -> Capture:
