@@ -81,6 +81,7 @@ _MAX_ATTRIBUTES = cython.declare(cython.int, 64)  # of NFLOG
 _MAX_EXTENSION_HEADERS = cython.declare(cython.int, 16)
 MAX_TUNNELS = 8
 _MAX_TUNNELS = cython.declare(cython.int, MAX_TUNNELS)
+_MASK_64 = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
 _VLAN = cython.declare(cython.int, 15)  # the kind of a step on the path that is no tunnel: behind tunnel.KINDS
 
 
@@ -857,7 +858,7 @@ class Decoder:
         a chance that nobody can aim at: the key is secret."""
         path: cython.ulonglong = self.segment.path
         value: cython.longlong = (number + 1) << 5 | (kind + 1)
-        path = ((path ^ value) * self.path_key) & 0xFFFFFFFFFFFFFFFF
+        path = ((path ^ value) * self.path_key) & _MASK_64
         self.segment.path = path ^ path >> 29
         return 0
 

@@ -26,8 +26,18 @@ else:
     from .source.block import Buffer
 
 SLOTS = 1 << 14
+_SLOT_MASK = cython.declare(cython.ulonglong, SLOTS - 1)
 _MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
-_MULTIPLIER = cython.declare(cython.ulonglong, 0x9E3779B97F4A7C15)  # 2^64 over the golden ratio
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _eight(buffer: Buffer, at: cython.Py_ssize_t) -> cython.ulonglong:
+    """Eight bytes as a number."""
+    high: cython.ulonglong = u32(buffer, at)
+    low: cython.ulonglong = u32(buffer, at + 4)
+    return high << 32 | low
 
 
 @cython.cclass
@@ -37,7 +47,8 @@ class MirrorCopies:
     def __init__(self, window_ns: int) -> None:
         self.window_ns = window_ns
         self.segments = self.payload_bytes = 0
-        self.key = int.from_bytes(os.urandom(8), "little") | 1
+        keys = [int.from_bytes(os.urandom(8), "little") | 1 for _ in range(8)]
+        self.k0, self.k1, self.k2, self.k3, self.k4, self.k5, self.k6, self.k7 = keys
         self.fingerprints = array("Q", bytes(8 * SLOTS))
         self.times_ns = array("q", bytes(8 * SLOTS))
 
@@ -46,6 +57,7 @@ class MirrorCopies:
     def is_copy(self, segment: Segment) -> cython.bint:
         """True where this segment has been seen just before. Remembers it."""
         fingerprint: cython.ulonglong
+        one: cython.ulonglong
         place: cython.Py_ssize_t
         apart_ns: cython.longlong
         start: cython.Py_ssize_t = segment.payload_start
@@ -54,24 +66,29 @@ class MirrorCopies:
             return False
         if segment.payload_length == 0 and segment.ip_id == 0 and not segment.flags & 0x07:
             return False
-        fingerprint = self._mix(self.key, (segment.seq << 32 | segment.ack) & _MASK)
-        fingerprint = self._mix(fingerprint, segment.ip_id << 32 | segment.checksum << 16 | segment.flags)
-        fingerprint = self._mix(fingerprint, segment.payload_length)
-        fingerprint = self._mix(fingerprint, (segment.source_low << 32 & _MASK) ^ segment.destination_low)
-        fingerprint = self._mix(fingerprint, segment.source_port << 16 | segment.destination_port)
-        if segment.ip_version == 6:
-            fingerprint = self._mix(fingerprint, segment.source_low)
-            fingerprint = self._mix(fingerprint, segment.source_high)
-            fingerprint = self._mix(fingerprint, segment.destination_high)
-        fingerprint = self._mix(fingerprint, segment.path)
+        # Multilinear hashing with secret odd keys (Dietzfelbinger 1996): one word that differs always tells.
+        one = segment.seq
+        fingerprint = (one << 32 | segment.ack) * self.k0
+        one = segment.ip_id
+        fingerprint += (one << 32 | segment.checksum << 16 | segment.flags) * self.k1
+        one = segment.source_low
+        fingerprint += ((one << 32 & _MASK) ^ segment.destination_low) * self.k2
+        one = segment.payload_length
+        fingerprint += (one << 32 | segment.source_port << 16 | segment.destination_port) * self.k3
+        if segment.path != 0 or segment.ip_version == 6:
+            fingerprint += (segment.path ^ segment.source_low) * self.k4
+            fingerprint += (segment.source_high + 3 * segment.destination_high & _MASK) * self.k5
         if end - start >= 8:
-            fingerprint = self._mix(fingerprint, self._eight(segment.buffer, start))
-            fingerprint = self._mix(fingerprint, self._eight(segment.buffer, end - 8))
+            fingerprint += _eight(segment.buffer, start) * self.k6 + _eight(segment.buffer, end - 8) * self.k7
         else:
+            one = 1
             while start < end:
-                fingerprint = self._mix(fingerprint, segment.buffer.octets[start])
+                one = one << 8 | segment.buffer.octets[start]
                 start += 1
-        place = fingerprint & (SLOTS - 1)
+            fingerprint += one * self.k6
+        fingerprint &= _MASK
+        fingerprint = ((fingerprint ^ fingerprint >> 32) * self.k1) & _MASK
+        place = fingerprint >> 40 & _SLOT_MASK
         if self.fingerprints[place] == fingerprint:
             apart_ns = segment.timestamp_ns - self.times_ns[place]
             if -self.window_ns <= apart_ns <= self.window_ns:
@@ -81,18 +98,3 @@ class MirrorCopies:
         self.fingerprints[place] = fingerprint
         self.times_ns[place] = segment.timestamp_ns
         return False
-
-    @cython.cfunc
-    @cython.inline
-    @cython.exceptval(check=False)
-    def _mix(self, fingerprint: cython.ulonglong, value: cython.ulonglong) -> cython.ulonglong:
-        fingerprint = ((fingerprint ^ value) * _MULTIPLIER) & _MASK
-        return fingerprint ^ fingerprint >> 32
-
-    @cython.cfunc
-    @cython.inline
-    @cython.exceptval(check=False)
-    def _eight(self, buffer: Buffer, at: cython.Py_ssize_t) -> cython.ulonglong:
-        high: cython.ulonglong = u32(buffer, at)
-        low: cython.ulonglong = u32(buffer, at + 4)
-        return high << 32 | low
