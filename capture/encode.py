@@ -271,7 +271,9 @@ class Encoder:
             self.anomalies |= response.anomalies
         if self.anomalies != 0:
             self._put(b',"anomalies":[')
-            self._put(b",".join([b'"%b"' % name.encode() for k, name in enumerate(ANOMALIES) if self.anomalies >> k & 1]))
+            self._put(
+                b",".join([b'"%b"' % name.encode() for k, name in enumerate(ANOMALIES) if self.anomalies >> k & 1])
+            )
             self._put(b"]")
         self._timing(exchange, connection, identity)
         self._put(self.tail)

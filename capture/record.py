@@ -44,7 +44,7 @@ Anomaly = Literal[
     "chunk_end_missing",
     "body_not_allowed",
 ]
-"""What of the request or the response is not as RFC 9112 wants it; http/message.py says of each which reading was taken."""
+"""What of the messages is not as RFC 9112 wants it; http/message.py says of each which reading was taken."""
 
 Headers = dict[str, list[str]]
 """Lower-case field name -> its values in the order on the wire."""
