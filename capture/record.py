@@ -48,7 +48,7 @@ Anomaly = Literal[
     "chunk_end_missing",
     "body_not_allowed",
 ]
-"""What of the request or the response is not as RFC 9112 wants it; http/message.py says of each which reading was taken."""
+"""What of the messages is not as RFC 9112 wants it; http/message.py says of each which reading was taken."""
 
 DecodingError = Literal[
     "unknown_coding", "too_many_codings", "not_as_listed", "corrupt", "cut", "too_large", "ratio", "memory"

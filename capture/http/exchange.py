@@ -177,9 +177,12 @@ class HttpConnection(Listener):
             exchange.retransmitted_bytes = -self._retransmitted()
             exchange.pipeline_index = len(self.outstanding)
             exchange.uncertain = self.uncertain
-            if self.outstanding and self.responses.state != _LOST:
+            if self.outstanding and (
+                self.responses.state != _LOST
+                or self.outstanding[len(self.outstanding) - 1].request.ack == message.ack  # nothing came between them
+            ):
                 self.pipelined = True
-            if self.uncertain and message.ack == self.lost_ack:
+            if self.uncertain and (message.ack == self.lost_ack or message.ack == parser.skipped_ack):
                 self.pipelined = True  # it has received nothing since the loss: what was lost may have been requests
             self.outstanding.append(exchange)
             self.requesting = exchange
@@ -355,7 +358,7 @@ class HttpConnection(Listener):
         self.outstanding.pop()
         while self.outstanding:
             self._emit(self.outstanding.pop(0), _GAP)
-        self.uncertain = False
+        self.uncertain = self.requests.state == _LOST
         if self.hidden:
             self.hidden = False
             self.doubtful = exchange

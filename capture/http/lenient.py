@@ -1,8 +1,8 @@
 """How lines are read that RFC 9112 does not allow, and that browsers and servers read all the same.
 
-The parser comes here only where its own, strict look at a line has failed. Each function returns what was read and a mask
-of message.ANOMALIES. Where readers differ, the reading is the one that most browsers share; whether an oddly spelled
-`chunked` was meant is told by what follows: a chunk size, or none.
+The parser comes here only where its own, strict look at a line has failed. Each function returns what was read and a
+mask of message.ANOMALIES. Where readers differ, the reading is the one that most browsers share; whether an oddly
+spelled `chunked` was meant is told by what follows: a chunk size, or none.
 """
 
 import re
@@ -35,7 +35,8 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _NUL = re.compile(rb"(?<=[!-~])\0+|\0+(?=[!-~])")
 _CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
 _REQUEST_LINE = re.compile(
-    rb"(?!PRI )([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32})[ \t]+([^\r\n]*?)[ \t]+((?i:http)/[0-9]{0,4}(?:\.[0-9]{0,4})?)[ \t]*\r?\Z"
+    rb"(?!PRI )([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32})[ \t]+([^\r\n]*?)[ \t]+"
+    rb"((?i:http)/[0-9]{0,4}(?:\.[0-9]{0,4})?)[ \t]*\r?\Z"
 )
 _STATUS_LINE = re.compile(rb"([^ \t\v\f]*)[ \t\v\f]*([^ \t\v\f\r\n]*)[ \t\v\f]*([^\r\n]*)", re.IGNORECASE)
 _STATUS_LINE_AFTER_JUNK = re.compile(rb"(?:\A[^\n]{1,4}|\n[ \t]*)(HTTP/1\.[01] [1-5][0-9][0-9][ \r\n])")
@@ -149,8 +150,8 @@ def chunk_size(data: bytes, at: int, plain: bool) -> tuple[int, int, int]:
     end: after it; MORE bytes are needed; NO_SIZE: there is no number; BAD_SIZE: too large a one, or too long a line.
 
     Like strtoul(): blanks and line ends before the number, a plus sign and `0x` are passed over, and so is all that
-    stands behind it. plain: only what section 7.1 allows is a size. The answer is the same whatever is there of the line,
-    or MORE.
+    stands behind it. plain: only what section 7.1 allows is a size. A part of the line has the answer of all of it, or
+    MORE.
     """
     start = at
     if not plain:

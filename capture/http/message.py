@@ -39,7 +39,7 @@ ANOMALIES = (
     "request_line_odd",  # tabs or several blanks between its parts, or blanks in the target: target as it stands
     "version_odd",  # not `HTTP/1.0` or `HTTP/1.1` to the letter: no version, unless only the case differs
     "status_odd",  # no status of three digits from 100 on: no status, read like a 200
-    "status_line_missing",  # the answer has no status line: all of it is the body, until the close (RFC 1945 section 4.1)
+    "status_line_missing",  # the answer has no status line: all of it is the body, up to the close (RFC 1945 section 4)
     "lengths_repeated",  # Content-Length several times, the same: that length (RFC 9112 section 6.3)
     "lengths_differ",  # several, different: a request is malformed, a response read by the first
     "length_malformed",  # not a number: a request is malformed, a response read as if the field was not there
@@ -47,7 +47,7 @@ ANOMALIES = (
     "transfer_encoding_odd",  # not `chunked` after known codings: chunked where it says so and a chunk size follows
     "transfer_encoding_version",  # Transfer-Encoding in a message that is no HTTP/1.1 (6.1): the same
     "chunked_not_applied",  # said to be chunked, and no chunk size follows: read by length, or until the close
-    "chunk_size_odd",  # blanks, a sign, `0x` or junk around a chunk size, or one too large: the number in it, if any (7.1)
+    "chunk_size_odd",  # blanks, a sign, `0x` or junk around a chunk size, or one too large: the number, if any (7.1)
     "chunk_end_missing",  # no line end after a chunk: the next size is read there (7.1)
     "body_not_allowed",  # a 1xx or 204 response announces a body: it has none (6.3)
 )
@@ -123,7 +123,7 @@ class HeaderIndex:
         self.count = 0
         while at < end:
             # Nothing that it could be folded to.
-            while i == 0 and lines == 0 and at < end and (data[at] == 32 or data[at] == 9):
+            while i == 0 and self.lines == 0 and at < end and (data[at] == 32 or data[at] == 9):
                 at += 1
                 self.anomalies |= BLANK_BEFORE_FIELD
             if at == end:
@@ -169,7 +169,7 @@ class HeaderIndex:
                         self.anomalies |= _BARE_LF
                     self.lines += 1
                     continue
-            if (c == 32 or c == 9) and i > 0:  # obs-fold
+            if c == 32 or c == 9:  # obs-fold
                 at = line_end(data, at, end)
                 stop = at
                 at += 1
@@ -179,8 +179,10 @@ class HeaderIndex:
                 while stop > begin and (data[stop - 1] == 13 or data[stop - 1] == 32 or data[stop - 1] == 9):
                     stop -= 1
                 if stop > begin:
-                    self.folded = True
                     self.anomalies |= OBS_FOLD
+                    if i == 0:  # to a line that was passed over
+                        continue
+                    self.folded = True
                     spans[(i - 1) * _FIELDS + 3] = stop - base
                     continue
                 row = _goes_on(data, at, end) if at <= end else -1
@@ -307,7 +309,7 @@ class HeaderIndex:
 @cython.cfunc
 @cython.exceptval(check=False)
 def _goes_on(data: bytes, at: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
-    """Whether the head goes on at `at`, after a line of blanks: 1, with a field, a fold or its end; 0: no; -1: perhaps."""
+    """Whether the head goes on at `at`, after a line of blanks: 1: with a field, a fold, its end; 0: no; -1: maybe."""
     token: bytes = TOKEN
     begin: cython.Py_ssize_t = at
     if at < end and (data[at] == 10 or data[at] == 32 or data[at] == 9):

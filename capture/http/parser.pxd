@@ -31,16 +31,16 @@ cdef class Parser(Consumer):
     cdef public Listener listener
     cdef public int role, state
     cdef public Message message
-    cdef public long long remaining, position_seq, searched
+    cdef public long long remaining, position_seq, searched, skipped_ack
     cdef public bint recognised, answers_09, start_lost
     cdef int then, framing
     cdef public int socks_version
     cdef bint after_gap, undecided, plain_size, doubt
-    cdef int before, blanks, first_is_answer
+    cdef int before, blanks
     cdef bytearray pending
-    cdef Py_ssize_t scanned, boundary
+    cdef Py_ssize_t scanned, boundary, turn
     cdef long long head_gap, length
-    cdef long long seq, old_ack, old_ns, ack, now_ns
+    cdef long long seq, older_ack, old_ack, old_ns, ack, now_ns
 
     cpdef int proceed(self, int state) except? -1
     cdef int _again(self) except? -1
@@ -55,6 +55,7 @@ cdef class Parser(Consumer):
     cdef int _version(self, bytes data, Py_ssize_t end) noexcept
     cdef long long _length(self, bytes head, int i) except? -2
     cdef int _odd_start(self, bytes data, Py_ssize_t at) except? -2
+    cdef int _lacks_status(self) except? -1
     cdef int _short_answer(self, int reason) except? -1
     cdef Py_ssize_t _blanks(self, bytes data, Py_ssize_t at) except? -2
     cdef int _plausible(self, bytes data, Py_ssize_t at) except? -2

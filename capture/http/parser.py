@@ -239,7 +239,7 @@ class Listener:
     @cython.ccall
     @cython.exceptval(-1)
     def is_answer(self, parser: Parser) -> cython.int:
-        """Whether the first bytes of this direction are for certain the answer to a request, whatever they look like."""
+        """Whether the first bytes of this direction answer a request for certain, whatever they look like."""
         return 0
 
     @cython.ccall
@@ -254,6 +254,7 @@ class Parser(Consumer):
 
     recognised: at least one message start was seen. answers_09: the other side sent an HTTP/0.9 request, so bytes that
     are no status line are its answer. position_seq: sequence number after the last byte read.
+    skipped_ack: what this side had received when it sent the last byte that a search has passed over.
     """
 
     def __init__(self, limits: Limits, listener: Listener, role: cython.int) -> None:
@@ -264,6 +265,7 @@ class Parser(Consumer):
         self.message: Message = None
         self.remaining = 0
         self.position_seq = -1
+        self.skipped_ack = -2
         self.searched = 0
         self.recognised = False
         self.answers_09 = False
@@ -277,7 +279,6 @@ class Parser(Consumer):
         self.head_gap = 0  # bytes missing after the head that is now read
         self.before = 0  # anomalies of the message that comes next
         self.blanks = 0
-        self.first_is_answer = -1  # is_answer(), asked once
         self.undecided = False  # what is pending may end with a head's end
         self.plain_size = False  # the next chunk size must be a sound one
         self.doubt = False  # where the message ends is one reading of several: the next one is to be searched
@@ -285,6 +286,9 @@ class Parser(Consumer):
         # of the bytes now read: sequence number of the first; those up to `boundary` came earlier, with old_ack, old_ns
         self.seq = self.boundary = 0
         self.old_ack = self.old_ns = self.ack = self.now_ns = 0
+        # those up to `turn` came before the other side was last heard, with older_ack
+        self.turn = 0
+        self.older_ack = 0
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -358,7 +362,7 @@ class Parser(Consumer):
             self._has_body()
         if self.message is not None:
             self._end(0 if reason == 0 and self.state == _UNTIL_CLOSE else _BY_CLOSE[reason])
-        elif self.pending is not None and self.state == _HEAD and self.first_is_answer == 1 and not self.recognised:
+        elif self.pending is not None and self.state == _HEAD and self._lacks_status():
             self._short_answer(0 if reason == 0 else _BY_CLOSE[reason])
         elif self.pending is not None and self.state == _HEAD:
             self._partial_head(_BY_CLOSE[reason], 0)
@@ -414,8 +418,12 @@ class Parser(Consumer):
         if self.pending is None:
             self.seq = seq
             self.boundary = 0
+            self.turn = 0
         else:
             to = len(self.pending)
+            if ack != self.old_ack:
+                self.older_ack = self.old_ack
+                self.turn = to
             self.pending += data
             self.limits.pending_bytes += len(data)
             if (
@@ -486,6 +494,7 @@ class Parser(Consumer):
                 break
             at = to
         if at < end:
+            self.turn = self.turn - at if self.turn > at else 0
             self.pending = bytearray(data[at:])
             self.limits.pending_bytes += end - at
             if at >= self.boundary or self.state == _LOST:
@@ -610,9 +619,7 @@ class Parser(Consumer):
             return 0
         if self.recognised:
             return -1
-        if self.first_is_answer < 0:
-            self.first_is_answer = self.listener.is_answer(self)
-        if self.first_is_answer == 0:
+        if not self.listener.is_answer(self):
             return -1
         if lenient.status_line_after_junk(data, at) > 0:
             return 3
@@ -620,6 +627,14 @@ class Parser(Consumer):
             return 0
         self.before |= STATUS_LINE_MISSING
         return 2
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _lacks_status(self) -> cython.int:
+        """Whether what is pending, all of the stream, is an answer without a status line."""
+        if self.role != _RESPONSE or self.recognised or b"http/".startswith(bytes(self.pending[:5]).lower()):
+            return 0
+        return self.listener.is_answer(self)
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -1047,6 +1062,8 @@ class Parser(Consumer):
             keep = self.limits.search_bytes - self.searched + at + 1
         if found >= 0:
             self.limits.skipped_bytes += found - at
+            if found > at:
+                self.skipped_ack = self.older_ack if found <= self.turn else self.ack
             self.limits.resyncs += 1
             self.state = _HEAD
             self.scanned = 0
@@ -1060,6 +1077,7 @@ class Parser(Consumer):
         self.limits.skipped_bytes += keep - at
         self.searched += keep - at
         if keep > at:
+            self.skipped_ack = self.older_ack if keep <= self.turn else self.ack
             if not self.recognised and self.searched > self.limits.search_bytes:
                 self.listener.on_lost(self)
             return keep

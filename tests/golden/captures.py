@@ -593,6 +593,71 @@ def space_before_colon() -> Capture:
     )
 
 
+def smuggling_shapes() -> Capture:
+    """Requests of which two servers can make different ones: each is flagged (RFC 9112 sections 5.2, 6.1 and 6.3)."""
+    conversation = _opened()
+    chunks = b"4\r\nbody\r\n0\r\n\r\n"
+    for number, fields in enumerate(
+        (
+            b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+            b"Transfer-Encoding:\r\n chunked\r\n",
+            b"Transfer-Encoding\r\n : xchunked\r\n",
+        )
+    ):
+        conversation.send("client", b"POST /%d HTTP/1.1\r\nHost: h\r\n%b\r\n" % (number, fields) + chunks)
+        conversation.send("server", _text(f"answer {number}"))
+    conversation.close()
+    return Capture(conversation.frames)
+
+
+def smuggled_request_in_a_doubtful_body() -> Capture:
+    """A request behind a body whose framing is one reading of two: it is a record, and no response is paired."""
+    conversation = _opened()
+    smuggling = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\nContent-Length: 40\r\n\r\n0\r\n\r\n"
+    conversation.send("client", smuggling + http_request("GET", "/smuggled"))
+    conversation.send("server", _text("to which?"))
+    conversation.close()
+    return Capture(conversation.frames)
+
+
+def transfer_encoding_odd() -> Capture:
+    """An odd spelling of chunked means it where a chunk size follows; the next pair is judged by sequence numbers."""
+    conversation = _opened()
+    for number, (spelling, body) in enumerate(((b"xchunked", b"4\r\nbody\r\n0\r\n\r\n"), (b"chunked;x", b"plain"))):
+        length = b"Content-Length: %d\r\n" % len(body) if body == b"plain" else b""
+        conversation.send("client", _get(number))
+        conversation.send("server", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: %b\r\n%b\r\n%b" % (spelling, length, body))
+    conversation.send("client", _get(2))
+    conversation.send("server", _text("sound"))
+    conversation.close()
+    return Capture(conversation.frames)
+
+
+def chunk_sizes_odd() -> Capture:
+    """Blanks, empty lines, a sign and junk around chunk sizes, and no line end after a chunk (section 7.1)."""
+    return _answer(http_response(200, CHUNKED, b" 3\r\none\r\n\r\n+3 x\r\ntwo\r\n5\r\nthree0\r\n\r\n"))
+
+
+def status_line_odd() -> Capture:
+    """Lower case, a version that there is not, no status of three digits: read like a 200 (section 4)."""
+    conversation = _opened()
+    for number, line in enumerate((b"http/1.1 200 OK", b"HTTP/1.10 200 OK", b"HTTP/1.1 20x OK", b"HTTP/1.1")):
+        conversation.send("client", _get(number))
+        conversation.send("server", line + b"\r\nContent-Length: 4\r\n\r\nbody")
+    conversation.close()
+    return Capture(conversation.frames)
+
+
+def junk_before_status_line() -> Capture:
+    """What stands before the first status line is passed over, and the answer is that to the request."""
+    return _answer(b"SIP/2.0 200 OK\r\n" + _text("body"))
+
+
+def status_line_missing() -> Capture:
+    """The first answer is no HTTP: it is a body without a head, up to the close."""
+    return _answer(b"<html>not found</html>\n")
+
+
 def latin1_header() -> Capture:
     """Values that are UTF-8 are read as it, others as Latin-1; JSON has what they mean (RFC 9110 section 5.5)."""
     headers = (("X-Latin-1", "caf\xe9"), ("X-UTF-8", "café \u20ac".encode().decode("latin-1")), ("X-Quote", '"\\\t"'))
