@@ -322,7 +322,7 @@ class _Layer:
         self._held = bytearray()
         self._decided = True
         listed = self._listed
-        if listed is not None and any(start.startswith(magic) or magic.startswith(start) for magic in listed.magics):
+        if listed is not None and _is_signed(start, listed.magics):
             self.coding = listed()
             yield from self.coding.decode(start)
             return
@@ -664,6 +664,11 @@ _CODINGS: dict[str, type[_Coding]] = {
     "lzma": _Lzma,
     "xz": _Lzma,
 }
+
+
+def _is_signed(start: bytes, magics: tuple[bytes, ...]) -> bool:
+    """Whether this begins with one of the signs, or is the begin of one."""
+    return start.startswith(magics) or (len(start) < 6 and any(magic.startswith(start) for magic in magics))
 
 
 def _is_text(data: bytes) -> bool:
