@@ -34,7 +34,7 @@ else:
     from .octets import copied, part, plain, put
     from .tunnel import Outer
 from .http.exchange import REASONS
-from .http.message import ANOMALIES, hash_name
+from .http.message import ANOMALIES, CONFLICTING_RETRANSMISSION, hash_name
 from .record import MESSAGES, PRODUCT, REDACTED, SCHEMA
 from .tunnel import KINDS
 
@@ -62,6 +62,7 @@ _AUTHORITY = re.compile(rb"(?:[^@/]*@)?(\[[0-9A-Fa-f:.]+\]|[^:/\[\]@]*)(?::([0-9
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)\Z", re.DOTALL)
 _USERINFO = re.compile(rb"\A([A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@")
 _CONNECT_USERINFO = re.compile(rb"\A[^/?#]*@")
+_CONFLICTING = cython.declare(cython.int, CONFLICTING_RETRANSMISSION)
 _FORM = cython.declare(bytes, b"application/x-www-form-urlencoded")
 _SEPARATORS = re.compile(rb"([&;#])")
 _REASON_JSON = cython.declare(
@@ -270,6 +271,8 @@ class Encoder:
             self.anomalies |= request.anomalies
         if response is not None:
             self.anomalies |= response.anomalies
+        if exchange.conflicts > 0:
+            self.anomalies |= _CONFLICTING
         if self.anomalies != 0:
             self._put(b',"anomalies":[')
             self._put(

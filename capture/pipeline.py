@@ -59,7 +59,10 @@ class Pipeline:
             send=sink.send,
         )
         self.application = HttpApplication(
-            self.limits, self.encoder.deliver, max_outstanding=settings.http.max_outstanding
+            self.limits,
+            self.encoder.deliver,
+            max_outstanding=settings.http.max_outstanding,
+            max_per_second=settings.http.max_exchanges_per_second,
         )
         tcp = settings.tcp
         self.connections = ConnectionTable(

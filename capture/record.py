@@ -47,6 +47,7 @@ Anomaly = Literal[
     "chunk_size_odd",
     "chunk_end_missing",
     "body_not_allowed",
+    "conflicting_retransmission",
 ]
 """What of the messages is not as RFC 9112 wants it; http/message.py says of each which reading was taken."""
 

@@ -193,6 +193,7 @@ def ledger(
         "only_request": application.only_request,
         "only_response": application.only_response,
         "outstanding_overflow": application.outstanding_overflow,
+        "over_rate": application.over_rate,
         "incomplete": reasons,
     }
     equal("exchanges = complete + incomplete", total, application.complete + sum(reasons.values()))
@@ -203,7 +204,7 @@ def ledger(
         "undelivered": dict(sink.undelivered),
         "pending": sink.pending,
     }
-    equal("records = exchanges", sink.records, total)
+    equal("records = exchanges - over_rate", sink.records, total - application.over_rate)
     equal(
         "records = delivered + undelivered + pending",
         sink.records,

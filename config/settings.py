@@ -86,6 +86,7 @@ class HttpSettings(Stage, frozen=True):
     max_head_bytes: Annotated[int, Meta(ge=1024, le=1 << 24)] = 65536
     max_headers: Annotated[int, Meta(ge=16, le=65536)] = 1000
     max_outstanding: Annotated[int, Meta(ge=1, le=100000)] = 1000
+    max_exchanges_per_second: Positive = 100_000  # of one connection, by the time of the frames
     search_bytes: Count = 65536  # a connection without an HTTP message in its first bytes is left
 
 

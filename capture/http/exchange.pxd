@@ -10,7 +10,7 @@ cdef class Exchange:
     cdef public list informational
     cdef public int pipeline_index, reason
     cdef public bint request_done, response_done, complete, uncertain
-    cdef public long long retransmitted_bytes
+    cdef public long long retransmitted_bytes, conflicts
 
 cdef class HttpConnection(Listener):
     cdef public HttpApplication application
@@ -25,6 +25,7 @@ cdef class HttpConnection(Listener):
     cdef public long long lost_ack, answer_ack
     cdef public object identity
     cdef public bint timed
+    cdef long long second, in_second
     cdef public str target, target_kind
     cdef public list proxies
 
@@ -34,6 +35,7 @@ cdef class HttpConnection(Listener):
     cdef int _emit(self, Exchange exchange, int reason) except? -1
     cdef int _emit_unanswered(self, Exchange exchange) except? -1
     cdef long long _retransmitted(self) noexcept
+    cdef long long _conflicts(self) noexcept
     cdef int _flush(self, int reason) except? -1
     cdef int _leave_unless_http(self, Parser parser) except? -1
     cdef int _forget(self) except? -1
@@ -41,6 +43,6 @@ cdef class HttpConnection(Listener):
 cdef class HttpApplication(Application):
     cdef public Limits limits
     cdef public object deliver
-    cdef public Py_ssize_t max_outstanding
-    cdef public long long connections, paired, only_request, only_response, complete, orphan_informational, outstanding_overflow
+    cdef public Py_ssize_t max_outstanding, max_per_second
+    cdef public long long connections, paired, only_request, only_response, complete, orphan_informational, outstanding_overflow, over_rate
     cdef public list reasons

@@ -13,7 +13,8 @@ Invariants:
 - What was lost of the requests may have been the only sign of pipelining. So the first pair after it is `doubtful`, and
   kept back: the next request, or the end, confirms it; a response that nobody asked for parts it.
 
-Bound: `max_outstanding` requests wait for their response; the oldest is then recorded without one.
+Bounds: `max_outstanding` requests wait for their response; the oldest is then recorded without one. Of a connection at
+most `max_per_second` exchanges are recorded in a second of the frames; those beyond are counted and not recorded.
 """
 
 from __future__ import annotations
@@ -77,22 +78,26 @@ class Exchange:
         self.informational: list[Message] = None
         self.pipeline_index = self.reason = 0
         self.request_done = self.response_done = self.complete = self.uncertain = False
-        self.retransmitted_bytes = 0
+        self.retransmitted_bytes = self.conflicts = 0
 
 
 @cython.cclass
 class HttpApplication(Application):
     """Opens a HttpConnection for each TCP connection. `deliver(exchange)` is called for each exchange.
 
-    paired + only_request + only_response = exchanges delivered = complete + sum(reasons).
+    paired + only_request + only_response = complete + sum(reasons) = exchanges delivered + over_rate.
     """
 
-    def __init__(self, limits: Limits, deliver: Callable[[Exchange], object], *, max_outstanding: int = 1000) -> None:
+    def __init__(
+        self, limits: Limits, deliver: Callable[[Exchange], object], *, max_outstanding: int = 1000,
+        max_per_second: int = 100_000,
+    ) -> None:  # fmt: skip
         self.limits = limits
         self.deliver = deliver
         self.max_outstanding = max_outstanding
+        self.max_per_second = max_per_second
         self.connections = self.paired = self.only_request = self.only_response = self.complete = 0
-        self.orphan_informational = self.outstanding_overflow = 0
+        self.orphan_informational = self.outstanding_overflow = self.over_rate = 0
         self.reasons = [0] * len(REASONS)
 
     @cython.ccall
@@ -135,6 +140,7 @@ class HttpConnection(Listener):
         self.ended = 0
         self.lost_ack = -2  # what the client had received when bytes of it were lost
         self.identity: Any = None
+        self.second = self.in_second = 0  # that of the last exchange, and how many were in it
         self.timed = False  # a record has told how long the handshake took
         self.target = ""  # HOST:PORT that the last CONNECT or SOCKS handshake asked for
         self.target_kind = ""
@@ -175,6 +181,7 @@ class HttpConnection(Listener):
             exchange = Exchange(self)
             exchange.request = message
             exchange.retransmitted_bytes = -self._retransmitted()
+            exchange.conflicts = -self._conflicts()
             exchange.pipeline_index = len(self.outstanding)
             exchange.uncertain = self.uncertain
             if self.outstanding and (
@@ -211,6 +218,7 @@ class HttpConnection(Listener):
             exchange = Exchange(self)
             exchange.request_done = True
             exchange.retransmitted_bytes = -self._retransmitted()
+            exchange.conflicts = -self._conflicts()
         exchange.response = message
         exchange.uncertain = exchange.uncertain or uncertain
         self.responding = exchange
@@ -388,6 +396,7 @@ class HttpConnection(Listener):
         other.response = exchange.response
         other.request_done = True
         other.retransmitted_bytes = -self._retransmitted()
+        other.conflicts = -self._conflicts()
         exchange.response = None
         exchange.response_done = False
         if exchange.request_done:
@@ -432,7 +441,10 @@ class HttpConnection(Listener):
     def _emit(self, exchange: Exchange, reason: cython.int) -> cython.int:
         """Hands the exchange on. `reason`: why there is no response, where there is none."""
         application: HttpApplication = self.application
+        last: Message
+        second: cython.longlong
         exchange.retransmitted_bytes += self._retransmitted()
+        exchange.conflicts += self._conflicts()
         if exchange.request is None:
             application.only_response += 1
             reason = _NO_REQUEST
@@ -452,6 +464,15 @@ class HttpConnection(Listener):
             application.complete += 1
         else:
             application.reasons[reason] += 1
+        last = exchange.response if exchange.response is not None else exchange.request
+        second = last.last_ns // 1_000_000_000
+        if second != self.second:
+            self.second = second
+            self.in_second = 0
+        self.in_second += 1
+        if self.in_second > application.max_per_second:
+            application.over_rate += 1
+            return 0
         application.deliver(exchange)
         return 0
 
@@ -461,6 +482,13 @@ class HttpConnection(Listener):
         if self.connection.forward is None:
             return 0
         return self.connection.forward.retransmitted_bytes + self.connection.backward.retransmitted_bytes
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _conflicts(self) -> cython.longlong:
+        if self.connection.forward is None:
+            return 0
+        return self.connection.forward.conflicts + self.connection.backward.conflicts
 
     @cython.cfunc
     @cython.exceptval(-1)

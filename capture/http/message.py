@@ -50,12 +50,14 @@ ANOMALIES = (
     "chunk_size_odd",  # blanks, a sign, `0x` or junk around a chunk size, or one too large: the number, if any (7.1)
     "chunk_end_missing",  # no line end after a chunk: the next size is read there (7.1)
     "body_not_allowed",  # a 1xx or 204 response announces a body: it has none (6.3)
+    "conflicting_retransmission",  # bytes were sent again and were others: those of the overlap policy (reassembly.py)
 )
 (
     BARE_LF, CONTROL_IN_HEAD, NUL_IN_HEAD, OBS_FOLD, OBS_FOLD_TRANSFER_ENCODING, SPACE_BEFORE_COLON, BLANK_BEFORE_FIELD,
     FIELD_MALFORMED, HEAD_END_ODD, JUNK_BEFORE_MESSAGE, REQUEST_LINE_ODD, VERSION_ODD, STATUS_ODD, STATUS_LINE_MISSING,
     LENGTHS_REPEATED, LENGTHS_DIFFER, LENGTH_MALFORMED, TRANSFER_ENCODING_AND_LENGTH, TRANSFER_ENCODING_ODD,
     TRANSFER_ENCODING_VERSION, CHUNKED_NOT_APPLIED, CHUNK_SIZE_ODD, CHUNK_END_MISSING, BODY_NOT_ALLOWED,
+    CONFLICTING_RETRANSMISSION,
 ) = (1 << bit for bit in range(len(ANOMALIES)))  # fmt: skip
 _BARE_LF = cython.declare(cython.int, 1)
 

@@ -1098,6 +1098,20 @@ def vlans_of_each_direction() -> Capture:
     return Capture(frames, {"decode": {"vlan_in_key": False}}, ledger={"connections.opened": 1})
 
 
+def over_the_rate() -> Capture:
+    """More exchanges in a second than one connection may have: counted, not recorded."""
+    conversation = _opened()
+    for number in range(3):
+        conversation.send("client", _get(number))
+        conversation.send("server", _text(str(number)))
+    conversation.wait(SECOND_NS)
+    conversation.send("client", _get(3))
+    conversation.send("server", _text("3"))
+    conversation.close()
+    settings = {"http": {"max_exchanges_per_second": 2}}
+    return Capture(conversation.frames, settings, {"exchanges.over_rate": 1, "exchanges.total": 4, "records.total": 3})
+
+
 def mirrored_twice() -> Capture:
     """Each frame comes a second time from behind a router: left out, and no retransmission."""
     conversation = _exchange(http_request(), _text("once"))
