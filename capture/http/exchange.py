@@ -3,8 +3,8 @@
 Invariants:
 - Every message that the parsers tell of is in exactly one exchange (a 1xx answer joins one, or is counted as orphan).
 - Responses pair in order, and never with a request that the server had not yet received when it answered.
-- After a loss in either direction the number of outstanding requests is `uncertain`. Requests that came before a loss of
-  requests are `sure`: their responses still come in order. Of the others one is paired only if the client does not
+- After a loss in either direction the number of outstanding requests is `uncertain`. Requests that came before a loss
+  of requests are `sure`: their responses still come in order. Of the others one is paired only if the client does not
   pipeline, it is the last one, and the response begins with the very byte that it was waiting for: the request's
   acknowledgement number equals the response's sequence number. After a loss of requests it also begins with the very
   byte up to which the server had received when it sent the answer before, so that nothing in a body is taken for one.
