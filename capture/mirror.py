@@ -67,14 +67,17 @@ class MirrorCopies:
         if segment.payload_length == 0 and segment.ip_id == 0 and not segment.flags & 0x07:
             return False
         # Multilinear hashing with secret odd keys (Dietzfelbinger 1996): one word that differs always tells.
+        # Each word is put together in 64 bits without a sign: a C int has 32 of them with one.
         one = segment.seq
         fingerprint = (one << 32 | segment.ack) * self.k0
         one = segment.ip_id
-        fingerprint += (one << 32 | segment.checksum << 16 | segment.flags) * self.k1
+        one = one << 16 | segment.checksum
+        fingerprint += (one << 16 | segment.flags) * self.k1
         one = segment.source_low
         fingerprint += ((one << 32 & _MASK) ^ segment.destination_low) * self.k2
         one = segment.payload_length
-        fingerprint += (one << 32 | segment.source_port << 16 | segment.destination_port) * self.k3
+        one = one << 16 | segment.source_port
+        fingerprint += (one << 16 | segment.destination_port) * self.k3
         if segment.path != 0 or segment.ip_version == 6:
             fingerprint += (segment.path ^ segment.source_low) * self.k4
             fingerprint += (segment.source_high + 3 * segment.destination_high & _MASK) * self.k5

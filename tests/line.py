@@ -234,6 +234,28 @@ DIALOGUES: dict[str, Dialogue] = {
         ("client", b"\x16\x03\x01GET / HTTP/1.1\r\n\r\n" + bytes(range(256))),
         ("server", b"HTTP/1.1 200 OK\r\n\r\n" + bytes(range(256))),
     ],
+    "inside": [
+        ("client", http_request("CONNECT", "h:80", (("Host", "h:80"),))),
+        ("server", http_response(200, reason="Connection established", length=False)),
+        ("client", _marked(0) + _marked(1)),
+        ("server", _answer(0) + _answer(1)),
+        ("client", http_request("CONNECT", "i:22", (("Host", "i:22"),)) + b"SSH-2.0-OpenSSH_9\r\n"),
+        ("server", http_response(200, reason="OK", length=False) + b"SSH-2.0-OpenSSH_9\r\n"),
+    ],
+    "socks": [
+        ("client", b"\5\2\0\2"),
+        ("server", b"\5\2"),
+        ("client", b"\1\4user\6secret"),
+        ("server", b"\1\0"),
+        ("client", b"\5\1\0\3\x0borigin.test\0\x50"),
+        ("server", b"\5\0\0\1\x0a\0\0\2\x12\x34"),
+        ("client", _marked(0)),
+        ("server", _answer(0)),
+    ],
+    "socks 4": [
+        ("client", b"\4\1\0\x50\0\0\0\1me\0origin.test\0" + _marked(0)),
+        ("server", b"\0\x5a\0\0\0\0\0\0" + _answer(0)),
+    ],
     "upgrade": [
         ("client", http_request("GET", "/chat", (("Connection", "Upgrade"), ("Upgrade", "websocket")))),
         ("server", http_response(101, (("Connection", "Upgrade"), ("Upgrade", "websocket")), reason="Switching")),

@@ -319,8 +319,7 @@ class Parser(Consumer):
             self.position_seq = advance(self.position_seq, length)
         if self.state == _TUNNEL or self.state == _AFTER_09:
             return 0
-        if self.state == _INSIDE:
-            self.listener.on_inside(self, False)
+        if self.state == _INSIDE and not self.listener.on_inside(self, False):
             return self.proceed(_TUNNEL)
         if self.state == _SOCKS:
             self.listener.on_socks(self, 0)

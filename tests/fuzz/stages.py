@@ -201,14 +201,15 @@ class _Reader(Consumer):  # type: ignore[misc]
         self.key, self.honest = key, honest
         self.at = -1
         self.closed = 0
-        self.bytes = self.gap_bytes = 0
+        self.bytes = self.gap_bytes = self.urgent = 0
 
     def on_data(self, buffer: Buffer, start: int, end: int, seq: int, ack: int, timestamp_ns: int) -> int:
         assert not self.closed
         assert start < end
         assert -1 <= ack <= MASK
         if self.at >= 0:
-            assert seq == self.at, (seq, self.at)
+            assert seq == self.at or seq == (self.at + 1) & MASK, (seq, self.at)
+            self.urgent += seq != self.at  # a byte that was taken out
         if self.honest:
             assert bytes(buffer.view[start:end]) == _stream(self.key, seq, end - start)
         self.at = (seq + end - start) & MASK
@@ -350,6 +351,8 @@ def connection(seed: int) -> int:
     assert all(reader.closed for _, forward, backward in application.readers for reader in (forward, backward))
     taken = sum(reader.bytes for _, forward, backward in application.readers for reader in (forward, backward))
     assert taken == reassembly.delivered_bytes
+    urgent = sum(reader.urgent for _, forward, backward in application.readers for reader in (forward, backward))
+    assert urgent <= reassembly.urgent_bytes
     return given
 
 
