@@ -1,9 +1,10 @@
 """Frames that the mirror itself has sent twice: both directions of a port, or two ports on the way of a packet.
 
 The second one is the same packet: the same addresses, ports and path, IP id, sequence and acknowledgement number,
-flags, length, TCP checksum, and first and last eight bytes of payload, within `window_ns`. What TCP sends again has
-another IP id, or another timestamp and so another checksum. It is not read, and counted apart from retransmissions; TTL
-and link header may differ, as they do behind a router.
+flags, length, TCP checksum and first eight bytes of payload, within `window_ns`. What TCP sends again has another IP
+id, or another timestamp and so another checksum. It is not read, and counted apart from retransmissions; TTL and link
+header may differ, as they do behind a router. The rest of the payload is not looked at: fetching it from memory would
+cost more than all else here.
 
 An acknowledgement without payload, SYN, FIN, RST and IP id is not judged: TCP repeats those within microseconds.
 
@@ -25,7 +26,7 @@ else:
     from .octets import u32
     from .source.block import Buffer
 
-SLOTS = 1 << 14
+SLOTS = 1 << 12
 _SLOT_MASK = cython.declare(cython.ulonglong, SLOTS - 1)
 _MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
 
@@ -47,10 +48,9 @@ class MirrorCopies:
     def __init__(self, window_ns: int) -> None:
         self.window_ns = window_ns
         self.segments = self.payload_bytes = 0
-        keys = [int.from_bytes(os.urandom(8), "little") | 1 for _ in range(8)]
-        self.k0, self.k1, self.k2, self.k3, self.k4, self.k5, self.k6, self.k7 = keys
-        self.fingerprints = array("Q", bytes(8 * SLOTS))
-        self.times_ns = array("q", bytes(8 * SLOTS))
+        keys = [int.from_bytes(os.urandom(8), "little") | 1 for _ in range(7)]
+        self.k0, self.k1, self.k2, self.k3, self.k4, self.k5, self.k6 = keys
+        self.slots = array("Q", bytes(16 * SLOTS))  # fingerprint and time of each, side by side
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -60,6 +60,8 @@ class MirrorCopies:
         one: cython.ulonglong
         place: cython.Py_ssize_t
         apart_ns: cython.longlong
+        now_ns: cython.longlong
+        then_ns: cython.longlong
         start: cython.Py_ssize_t = segment.payload_start
         end: cython.Py_ssize_t = segment.payload_end
         if self.window_ns == 0:
@@ -82,7 +84,7 @@ class MirrorCopies:
             fingerprint += (segment.path ^ segment.source_low) * self.k4
             fingerprint += (segment.source_high + 3 * segment.destination_high & _MASK) * self.k5
         if end - start >= 8:
-            fingerprint += _eight(segment.buffer, start) * self.k6 + _eight(segment.buffer, end - 8) * self.k7
+            fingerprint += _eight(segment.buffer, start) * self.k6
         else:
             one = 1
             while start < end:
@@ -91,13 +93,15 @@ class MirrorCopies:
             fingerprint += one * self.k6
         fingerprint &= _MASK
         fingerprint = ((fingerprint ^ fingerprint >> 32) * self.k1) & _MASK
-        place = fingerprint >> 40 & _SLOT_MASK
-        if self.fingerprints[place] == fingerprint:
-            apart_ns = segment.timestamp_ns - self.times_ns[place]
+        place = (fingerprint >> 40 & _SLOT_MASK) * 2
+        now_ns = segment.timestamp_ns
+        if self.slots[place] == fingerprint:
+            then_ns = self.slots[place + 1]
+            apart_ns = now_ns - then_ns
             if -self.window_ns <= apart_ns <= self.window_ns:
                 self.segments += 1
                 self.payload_bytes += end - segment.payload_start
                 return True
-        self.fingerprints[place] = fingerprint
-        self.times_ns[place] = segment.timestamp_ns
+        self.slots[place] = fingerprint
+        self.slots[place + 1] = now_ns
         return False
