@@ -50,7 +50,7 @@ class MirrorCopies:
         self.segments = self.payload_bytes = 0
         keys = [int.from_bytes(os.urandom(8), "little") | 1 for _ in range(7)]
         self.k0, self.k1, self.k2, self.k3, self.k4, self.k5, self.k6 = keys
-        self.slots = array("Q", bytes(16 * SLOTS))  # fingerprint and time of each, side by side
+        self.slots = array("q", bytes(16 * SLOTS))  # fingerprint and time of each, side by side
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -60,8 +60,7 @@ class MirrorCopies:
         one: cython.ulonglong
         place: cython.Py_ssize_t
         apart_ns: cython.longlong
-        now_ns: cython.longlong
-        then_ns: cython.longlong
+        mark: cython.longlong
         start: cython.Py_ssize_t = segment.payload_start
         end: cython.Py_ssize_t = segment.payload_end
         if self.window_ns == 0:
@@ -94,14 +93,13 @@ class MirrorCopies:
         fingerprint &= _MASK
         fingerprint = ((fingerprint ^ fingerprint >> 32) * self.k1) & _MASK
         place = (fingerprint >> 40 & _SLOT_MASK) * 2
-        now_ns = segment.timestamp_ns
-        if self.slots[place] == fingerprint:
-            then_ns = self.slots[place + 1]
-            apart_ns = now_ns - then_ns
+        mark = fingerprint >> 1  # 63 bits, which a signed number holds
+        if self.slots[place] == mark:
+            apart_ns = segment.timestamp_ns - self.slots[place + 1]
             if -self.window_ns <= apart_ns <= self.window_ns:
                 self.segments += 1
                 self.payload_bytes += end - segment.payload_start
                 return True
-        self.slots[place] = fingerprint
-        self.slots[place + 1] = now_ns
+        self.slots[place] = mark
+        self.slots[place + 1] = segment.timestamp_ns
         return False

@@ -157,6 +157,17 @@ class HttpConnection(Listener):
 
     @cython.ccall
     @cython.exceptval(-1)
+    def on_start(self, parser: Parser) -> cython.int:
+        """The SYN may have come after the first payload, from which the parsers were made."""
+        if self.connection.client != 0 and self.requests is None:
+            self.requests = self.forward if self.connection.client == 1 else self.backward
+            self.responses = self.backward if self.connection.client == 1 else self.forward
+            self.requests.role = _REQUEST
+            self.responses.role = _RESPONSE
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
     def on_role(self, parser: Parser) -> cython.int:
         other: Parser = self.backward if parser is self.forward else self.forward
         if parser.role == _REQUEST:

@@ -16,6 +16,7 @@ cdef class Limits:
     cdef bint wanted(self, bytes content_type)
 
 cdef class Listener:
+    cpdef int on_start(self, Parser parser) except? -1
     cpdef int on_role(self, Parser parser) except? -1
     cpdef int on_head(self, Parser parser, Message message) except? -1
     cpdef int on_end(self, Parser parser, Message message) except? -1

@@ -195,6 +195,12 @@ class Listener:
 
     @cython.ccall
     @cython.exceptval(-1)
+    def on_start(self, parser: Parser) -> cython.int:
+        """A message may start here, and the parser does not know its role. Who does settles it."""
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
     def on_role(self, parser: Parser) -> cython.int:
         """The parser has found out whether it reads requests or responses."""
         return 0
@@ -313,7 +319,7 @@ class Parser(Consumer):
     @cython.exceptval(-1)
     def on_gap(self, length: cython.longlong, timestamp_ns: cython.longlong, cut: cython.bint) -> cython.int:
         """Inside a body of known length the framing goes on; anywhere else the next message start is searched."""
-        message: Message = self.message
+        message: Message
         messages: cython.longlong
         if self.position_seq >= 0:
             self.position_seq = advance(self.position_seq, length)
@@ -325,6 +331,7 @@ class Parser(Consumer):
             self.listener.on_socks(self, 0)
         elif self.state == _MAYBE_BODY:
             self._has_body()
+        message = self.message  # as it is after that
         if message is not None:
             message.gap_bytes += length
             message.cut = message.cut or cut
@@ -442,6 +449,8 @@ class Parser(Consumer):
             state = self.state
             if state == _START:
                 to = at
+                if self.role == _EITHER:
+                    self.listener.on_start(self)
                 while to < end and (data[to] == 13 or data[to] == 10):
                     to += 1
                 if to < end and data[to] <= 32 and self.role != _EITHER and not self.answers_09:
@@ -824,7 +833,7 @@ class Parser(Consumer):
     @cython.exceptval(-1)
     def _maybe_socks(self, version: cython.int) -> cython.int:
         """The first byte of a client's stream is a version of SOCKS: see what follows."""
-        if self.role == _REQUEST and not self.recognised and self.searched == 0 and self.state == _START:
+        if self.role == _REQUEST and not self.recognised and self.searched == 0 and self.blanks == 0:
             self.state = _SOCKS
             self.socks_version = version
             self.listener.on_socks(self, version)
@@ -927,9 +936,9 @@ class Parser(Consumer):
                 break
             size = size * 16 + c
             i += 1
-            if i - at > 15:
+            if i - at == 15:  # a sixteenth digit may be too much for 63 bits: it is not the end of the line
                 break
-        if i == at or i - at > 15 or i + 1 >= end or data[i] != 13 or data[i + 1] != 10:
+        if i == at or i + 1 >= end or data[i] != 13 or data[i + 1] != 10:
             return self._odd_chunk_size(data, at)
         return self._open_chunk(at, i + 2, size)
 

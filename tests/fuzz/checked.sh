@@ -57,7 +57,7 @@ prove)
     # 1: an index behind the buffer (the bounds check of Cython finds it); 2: the same through C's memcpy (the sanitizer).
     at=build/checked-proof
     copy $at
-    sed -i 's|^            ethertype = _u16(buffer, start + 12)$|            ethertype = _u16(buffer, start + 12) + 0 * buffer.octets[end]|' \
+    sed -i 's|^            ethertype = u16(buffer, start + 12)$|            ethertype = u16(buffer, start + 12) + 0 * buffer.octets[end]|' \
         $at/tree/capture/decode.py
     cmp -s capture/decode.py $at/tree/capture/decode.py && { echo 'checked: the place for the first fault is gone' >&2; exit 1; }
     sed -i 's|return self._body(copied(buffer.octets, start, end), 0, size)|return self._body(copied(buffer.octets, start, end + 4096), 0, size)|' \

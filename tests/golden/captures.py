@@ -942,6 +942,19 @@ def midstream_response() -> Capture:
     return Capture(conversation.frames)
 
 
+def body_like_a_status_line() -> Capture:
+    """Of a one-sided response it is not known whether it has a body: these bytes could have begun the next response."""
+    conversation = Conversation()
+    for number in range(3):
+        conversation.send("client", _get(number), drop=True)
+        conversation.send("server", http_response(200, TEXT, b"HTTP/1.")[:-2])
+        conversation.send("server", b"1.", drop=number == 1)
+        conversation.wait(SECOND_NS)
+    conversation.send("server", http_response(200, (*TEXT, ("Content-Length", "5000")), length=False))  # to HEAD
+    conversation.send("server", http_response(204, reason="No Content"))
+    return Capture(conversation.frames)
+
+
 def one_sided_request() -> Capture:
     """Only the client's direction is captured."""
     conversation = _exchange(_get(1), _text("not captured"))
