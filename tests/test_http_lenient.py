@@ -5,6 +5,7 @@ Each row: the bytes, and what the record says: (status, body, why it is not comp
 
 import os
 import random
+import time
 from typing import get_args
 
 import pytest
@@ -304,3 +305,51 @@ def test_what_is_uncertain_says_so(name: str) -> None:
 def test_control_characters_are_counted(size: int) -> None:
     data = bytes(random.Random(size).choices(range(256), k=size))
     assert controls(data, 0, size) == sum(c < 32 or c == 127 for c in data)
+
+
+HOSTILE = [
+    b"GET" + b" " * 60_000 + b"\r\n",
+    b"GET" + b" \t" * 30_000 + b"x\r\n\r\n",
+    b"GET " + b"a " * 30_000 + b"\r\n\r\n",
+    b"GET" + b" " * 8000 + b"\n" + b"GET" + b" " * 8000 + b"\n",
+    b"GET / HTTP/1.1\r\nA: " + b"\0" * 60_000 + b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\nA: " + b"\0 " * 30_000 + b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\n" + b" \r\n" * 20_000 + b"\r\n",
+    b"GET / HTTP/1.1\r\n" + b"\r" * 60_000 + b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\nA" + b" " * 60_000 + b": b\r\n\r\n",
+    b"GET / HTTP/1.1\r\nA: b\r\n" + b"\tc\r\n" * 15_000 + b"\r\n",
+    b"POST / HTTP/1.1\r\nContent-Length: " + b"1," * 30_000 + b"1\r\n\r\n",
+    b"POST / HTTP/1.1\r\nContent-Length: " + b" " * 60_000 + b"1\r\n\r\nx",
+    b"POST / HTTP/1.1\r\nContent-Length: " + b"0" * 60_000 + b"1\r\n\r\nx",
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: " + b"gzip," * 12_000 + b"chunked\r\n\r\n0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: " + b"c h u n k e d " * 4_000 + b"\r\n\r\n0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nContent-Encoding: " + b"gzip , " * 8_000 + b"\r\nContent-Length: 1\r\n\r\nx",
+    b"POST / HTTP/1.1\r\nContent-Type: " + b"text/" * 12_000 + b"\r\nContent-Length: 1\r\n\r\nx",
+    b"POST / HTTP/1.1\r\nContent-Type: application/" + b"+" * 60_000 + b"\r\nContent-Length: 1\r\n\r\nx",
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b" " * 60_000 + b"1\r\nx\r\n0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"0" * 60_000 + b"1\r\nx\r\n0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"a=b;" * 900 + b"\r\nx\r\n0\r\n\r\n",
+    b"GET /" + b"?&;=%" * 12_000 + b" HTTP/1.1\r\nHost: " + b"a:@[" * 900 + b"\r\n\r\n",
+    b"GET http://" + b"@:" * 20_000 + b" HTTP/1.1\r\nHost: " + b":" * 20_000 + b"\r\n\r\n",
+    b"OPTIONS " + b"GET / HTTP/1." * 4_000,
+    b"\n".join([b"GET /" + b"x" * 40] * 1400),
+    b"HTTP/1.1 " * 7_000 + b"\r\n\r\n",
+    b"HTTP/1.1" + b" " * 60_000 + b"200\r\n\r\n",
+    b"HTTP/1.1 200 " + b"\v\f" * 30_000 + b"\r\n\r\n",
+    b"x" * 200 + b"\n HTTP/1.1 20" * 5_000,
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: repr(hostile[:40]) + f"{len(hostile)}")
+def test_no_bytes_take_long(hostile: bytes) -> None:
+    """A few milliseconds each: nothing in the reading of 64 KiB takes time by the square of them."""
+    for side in ("client", "server"):
+        conversation = Conversation(mss=1460)
+        conversation.handshake()
+        if side == "server":
+            conversation.send("client", b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        conversation.send(side, hostile)
+        conversation.close()
+        before = time.process_time()
+        run(conversation.frames)
+        assert time.process_time() - before < 1.5

@@ -32,12 +32,10 @@ MAX_JUNK = 256
 """Within so many bytes a status line may follow what is none."""
 
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_NUL = re.compile(rb"(?<=[!-~])\0+|\0+(?=[!-~])")
+_NUL = re.compile(rb"\0+")
 _CONTROL = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)")
-_REQUEST_LINE = re.compile(
-    rb"(?!PRI )([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32})[ \t]+([^\r\n]*?)[ \t]+"
-    rb"((?i:http)/[0-9]{0,4}(?:\.[0-9]{0,4})?)[ \t]*\r?\Z"
-)
+_METHOD = re.compile(rb"(?!PRI )[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}(?=[ \t])")
+_VERSION = re.compile(rb"(?i:http)/[0-9]{0,4}(?:\.[0-9]{0,4})?\Z")
 _STATUS_LINE = re.compile(rb"([^ \t\v\f]*)[ \t\v\f]*([^ \t\v\f\r\n]*)[ \t\v\f]*([^\r\n]*)", re.IGNORECASE)
 _STATUS_LINE_AFTER_JUNK = re.compile(rb"(?:\A[^\n]{1,4}|\n[ \t]*)(HTTP/1\.[01] [1-5][0-9][0-9][ \r\n])")
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
@@ -61,25 +59,44 @@ def head_anomalies(head: bytes) -> int:
 
 def without_nul(head: bytes) -> bytes:
     """The head without NULs, but for those that have no other byte of their line beside them."""
-    return _NUL.sub(b"", head)
+    return _NUL.sub(_nul, head)
+
+
+def _nul(run: re.Match[bytes]) -> bytes:
+    around = run.string[run.start() - 1 : run.start()] + run.string[run.end() : run.end() + 1]
+    return b"" if any(33 <= octet <= 126 for octet in around) else run.group()
 
 
 def is_request_line(data: bytes, start: int, end: int) -> bool:
     """Whether data[start:end] is a request line: method, target, version, with any blanks between them."""
-    return _REQUEST_LINE.match(data, start, end) is not None
+    return _request_parts(data[start:end]) is not None
+
+
+def _request_parts(line: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """(method, target, version) of a whole request line. Not by one expression: three of `any blanks, anything` in a
+    row take the third power of the length of a hostile line."""
+    line = line.removesuffix(b"\r").rstrip(b" \t")
+    match = _METHOD.match(line)
+    if match is None or b"\r" in line:
+        return None
+    method = match.group()
+    blank = max(line.rfind(b" "), line.rfind(b"\t"))
+    if blank == len(method) or _VERSION.match(line, blank + 1) is None:
+        return None
+    return method, line[len(method) : blank].strip(b" \t"), line[blank + 1 :]
 
 
 def request_line(head: bytes, end: int) -> tuple[bytes, bytes, int, int]:
     """(method, target, version, anomalies) of head[:end], as far as they are there (RFC 9112 section 3)."""
-    match = _REQUEST_LINE.match(head, 0, end)
-    if match is None:  # cut short
+    found = _request_parts(head[:end])
+    if found is None:  # cut short
         parts = head[:end].split(None, 2)
         return (parts[0] if parts else b""), (parts[1] if len(parts) > 1 else b""), 0, 0
-    method, target, text = match.groups()
-    number, found = _version(text)
-    if head[:end].rstrip(b"\r") != b"%b %b %b" % (method, target, text) or b" " in target or b"\t" in target:
-        found |= REQUEST_LINE_ODD
-    return method, target, number, found
+    method, target, text = found
+    number, anomalies = _version(text)
+    if head[:end].rstrip(b"\r") != b"%b %b %b" % found or b" " in target or b"\t" in target:
+        anomalies |= REQUEST_LINE_ODD
+    return method, target, number, anomalies
 
 
 def status_line(head: bytes, end: int) -> tuple[int, int, bytes, int]:
