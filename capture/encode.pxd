@@ -45,6 +45,7 @@ cdef class Encoder:
     cdef int _body(self, Message message) except? -1
     cdef int _timing(self, Exchange exchange, Connection connection) except? -1
     cdef bytes _clean(self, bytes target)
+    cdef bytes _clean_authority(self, bytes target)
     cdef bytes _clean_pairs(self, bytes pairs)
     cdef bytes _mime_type(self, bytes content_type)
     cdef Identity _identify(self, Connection connection, list proxies)

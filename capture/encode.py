@@ -421,7 +421,7 @@ class Encoder:
             self._put(b'{"type":"')
             self._put(kind.encode())
             self._put(b'","target":')
-            self._string(target.encode("latin-1"))
+            self._string(self._clean_authority(target.encode("latin-1")))
             self._put(b"},")
         self.at -= 1
         return self._put(b"]")
@@ -733,9 +733,8 @@ class Encoder:
         mark: cython.Py_ssize_t
         site: tuple = None
         if request.method == b"CONNECT":
-            if self.redact:
-                target = _CONNECT_USERINFO.sub(b"REDACTED@", target)
-                end = len(target)
+            target = self._clean_authority(target)
+            end = len(target)
             authority = target
             scheme = None
             begin = end
@@ -927,6 +926,11 @@ class Encoder:
                 at += 1
             at += 1
         return False
+
+    @cython.cfunc
+    def _clean_authority(self, target: bytes) -> bytes:
+        """The HOST:PORT that a proxy is asked for, with a password before it redacted."""
+        return _CONNECT_USERINFO.sub(b"REDACTED@", target) if self.redact else target
 
     @cython.cfunc
     def _clean_pairs(self, pairs: bytes) -> bytes:

@@ -302,6 +302,17 @@ def connect_tunnel() -> Capture:
     return Capture(conversation.frames, ledger={"http_bytes.tunnel": 0})
 
 
+def connect_with_a_password() -> Capture:
+    """A password before the host of CONNECT is redacted wherever the target stands, also in what is recorded inside."""
+    conversation = _opened(server=("10.0.0.2", 3128))
+    conversation.send("client", http_request("CONNECT", "anna:secret@origin.test:80", (("Host", "origin.test:80"),)))
+    conversation.send("server", http_response(200, reason="Connection established", length=False))
+    conversation.send("client", _get(1))
+    conversation.send("server", _text("inside"))
+    conversation.close()
+    return Capture(conversation.frames)
+
+
 def connect_tunnel_tls() -> Capture:
     """The usual case: what is in the tunnel is encrypted, and counted."""
     conversation = _opened(server=("10.0.0.2", 3128))
