@@ -17,7 +17,6 @@ HOT = [
     "capture.source.block",
     "capture.source.files",
     "capture.source.ring",
-    "capture.seq",
     "capture.tunnel",
     "capture.decode",
     "capture.mirror",

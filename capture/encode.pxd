@@ -3,18 +3,18 @@
 from http_capture.capture.connection cimport Connection
 from http_capture.capture.http.exchange cimport Exchange
 from http_capture.capture.http.message cimport HeaderIndex, Message
+from http_capture.capture.octets cimport Octets, Room
 
 cdef class Identity:
-    cdef public bytes text, key, client
-    cdef public Py_ssize_t hashed_end, source_end, destination_end, network_end
+    cdef public bytes hashed, source, destination, network, key, client
 
 cdef class Encoder:
     cdef public bytes key, value, event_id
     cdef public list headers
     cdef public long long timestamp_ms
     cdef bytearray out
-    cdef unsigned char[::1] view
-    cdef Py_ssize_t at, room
+    cdef Room room
+    cdef Py_ssize_t at, size
     cdef HeaderIndex index
     cdef bytes observer, tail
     cdef object host_header, iface_header, instance_header, quote, send
@@ -25,7 +25,9 @@ cdef class Encoder:
     cdef bint redact, keep_unknown
     cdef frozenset redact_headers, redact_names, url_headers
     cdef bytes header_table, secret_table
-    cdef dict seconds, mime_types, hosts
+    cdef dict mime_types, hosts
+    cdef bytes second
+    cdef long long second_ns
 
     cpdef bytes encode(self, Exchange exchange)
     cpdef object deliver(self, Exchange exchange)
@@ -40,6 +42,7 @@ cdef class Encoder:
     cdef int _fields(self, bytes head, Py_ssize_t start) except? -1
     cdef int _field_value(self, bytes head, int i) except? -1
     cdef int _url(self, Message request, bytes host) except? -1
+    cdef int _target(self, bytes target, Py_ssize_t start, Py_ssize_t end, Py_ssize_t original, bint same) except? -1
     cdef tuple _site(self, bytes scheme, bytes authority)
     cdef bint _suspicious(self, bytes pairs, Py_ssize_t at) noexcept
     cdef int _body(self, Message message) except? -1

@@ -12,9 +12,7 @@ import json
 import re
 import socket
 from array import array
-from binascii import b2a_base64
 from datetime import UTC, datetime
-from hashlib import blake2b, sha1
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -23,36 +21,53 @@ import msgspec
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.connection import Connection
+    from cython.cimports.http_capture.capture.digest import blake2b_128, sha1_base64
     from cython.cimports.http_capture.capture.http.exchange import Exchange
     from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message
-    from cython.cimports.http_capture.capture.octets import copied, part, plain, put
+    from cython.cimports.http_capture.capture.octets import (
+        Octets,
+        Room,
+        again,
+        decimal,
+        field_name,
+        find,
+        mark,
+        octets_of,
+        part,
+        plain,
+        put,
+        room_of,
+        taken,
+        text,
+    )
     from cython.cimports.http_capture.capture.tunnel import Outer
 else:
     from .connection import Connection
+    from .digest import blake2b_128, sha1_base64
     from .http.exchange import Exchange
     from .http.message import HeaderIndex, Message
-    from .octets import copied, part, plain, put
+    from .octets import (
+        Octets,
+        Room,
+        again,
+        decimal,
+        field_name,
+        find,
+        mark,
+        octets_of,
+        part,
+        plain,
+        put,
+        room_of,
+        taken,
+        text,
+    )
     from .tunnel import Outer
 from .http.exchange import REASONS
 from .http.message import ANOMALIES, CONFLICTING_RETRANSMISSION, hash_name
 from .record import MESSAGES, PRODUCT, REDACTED, SCHEMA
 from .tunnel import KINDS
 
-_DIGITS = cython.declare(bytes, b"0123456789abcdef")
-_LOWER = cython.declare(bytes, bytes(range(256)).lower())
-# How a byte is written in a JSON string: 0 as it is, 1 as \\u00XX, otherwise after a backslash.
-_ESCAPES = cython.declare(
-    bytes,
-    bytes(
-        {34: 34, 92: 92, 8: 98, 9: 116, 10: 110, 12: 102, 13: 114}.get(c, 1 if c < 32 or c == 127 else 0)
-        for c in range(256)
-    ),
-)
-_VERSIONS = {9: b'"version":"0.9",', 10: b'"version":"1.0",', 11: b'"version":"1.1",'}
-# A byte of a field name: itself in lower case, or 0 where a name ends or is not a plain one.
-_NAME = cython.declare(
-    bytes, bytes(0 if c <= 32 or c > 126 or c in (34, 58, 92) else bytes((c,)).lower()[0] for c in range(256))
-)
 _KEYS = {"connection": 0, "client": 1, "host": 2, "id": 3}
 _URL_HEADERS = frozenset((b"referer", b"location", b"content-location"))
 _HOST = cython.declare(cython.int, hash_name(b"host"))
@@ -81,17 +96,19 @@ def name_table(names: frozenset[bytes]) -> bytes:
     return bytes(table)
 
 
+@cython.final
 @cython.cclass
 class Identity:
-    """What all records of a connection share, as ready bytes: parts of `text`, each up to the end that is named.
+    """What all records of a connection share, as ready bytes.
 
-    hashed: what goes into every id; source, destination, network: JSON. key and client are Kafka keys."""
+    hashed: what goes into every id; source, destination, network: JSON, the first two up to the number of bytes.
+    key and client are Kafka keys."""
 
     def __init__(self) -> None:
-        self.text = self.key = self.client = b""
-        self.hashed_end = self.source_end = self.destination_end = self.network_end = 0
+        self.hashed = self.source = self.destination = self.network = self.key = self.client = b""
 
 
+@cython.final
 @cython.cclass
 class Encoder:
     """Writes records. After encode(): `key`, `value`, `headers`, `timestamp_ms`, `event_id` are those of the record."""
@@ -103,9 +120,9 @@ class Encoder:
         send: Any = None,
     ) -> None:  # fmt: skip
         self.out = bytearray(1 << 16)
-        self.view = self.out
+        self.room = room_of(self.out)
         self.at = 0
-        self.room = 1 << 16
+        self.size = 1 << 16
         self.index = HeaderIndex(max_headers)
         self.key_kind = _KEYS[key]
         self.anomalies = 0
@@ -118,7 +135,8 @@ class Encoder:
         self.secret_table = name_table(self.redact_names)
         self.send = send
         self.quote = msgspec.json.Encoder().encode
-        self.seconds: dict[int, bytes] = {}
+        self.second_ns = -1
+        self.second = b""
         self.mime_types: dict[bytes, bytes] = {}
         self.hosts: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
         self.host: bytes = None
@@ -169,10 +187,12 @@ class Encoder:
             if response.last_ns > last_ns:
                 last_ns = response.last_ns
         self.at = 0
-        self._part(identity.text, 0, identity.hashed_end)
+        self._put(identity.hashed)
         self._number(first.seq, 4)
         self._put(first.head)
-        self.event_id = blake2b(copied(self.view, 0, self.at), digest_size=16).hexdigest().encode()
+        self._reserve(64)
+        blake2b_128(self.room, self.at, 0, self.at)
+        self.event_id = taken(self.room, self.at, self.at + 32)
         self.at = 0
         self._put(b'{"event":{"id":"')
         self._put(self.event_id)
@@ -191,16 +211,17 @@ class Encoder:
         else:
             self._put(b',"outcome":"failure","dataset":"http"},"@timestamp":"')
         self._again(begin, end)
-        self._put(b'",')
-        self._part(identity.text, identity.hashed_end, identity.source_end)
+        self._put(identity.source)
         self._integer(sent)
-        self._part(identity.text, identity.source_end, identity.destination_end)
+        self._put(identity.destination)
         self._integer(received)
-        self._part(identity.text, identity.destination_end, identity.network_end)
-        self._put(b'"http":{')
-        version = _VERSIONS.get(first.version)
-        if version is not None:
-            self._put(version)
+        self._put(identity.network)
+        if first.version == 11:
+            self._put(b'"version":"1.1",')
+        elif first.version == 10:
+            self._put(b'"version":"1.0",')
+        elif first.version == 9:
+            self._put(b'"version":"0.9",')
         if request is not None:
             self._put(b'"request":{"method":"')
             self._text(request.method, 0, len(request.method))
@@ -281,7 +302,7 @@ class Encoder:
             self._put(b"]")
         self._timing(exchange, connection)
         self._put(self.tail)
-        self.value = copied(self.view, 0, self.at)
+        self.value = taken(self.room, 0, self.at)
         self.timestamp_ms = first.first_ns // 1_000_000
         if self.key_kind == 0:
             self.key = identity.key
@@ -320,7 +341,6 @@ class Encoder:
         destination_high: cython.ulonglong = connection.a_high if swapped else connection.b_high
         destination_low: cython.ulonglong = connection.a_low if swapped else connection.b_low
         destination_port: cython.int = connection.a_port if swapped else connection.b_port
-        digest: bytes
         self.at = 0
         # Community ID version 1: a SHA-1 over seed, addresses, protocol, padding and ports, the smaller end first.
         self._number(0, 2)
@@ -339,39 +359,46 @@ class Encoder:
             self._number(0x0600, 2)
             self._number(source_port, 2)
             self._number(destination_port, 2)
-        digest = sha1(self._cut(0), usedforsecurity=False).digest()
-        if self.key_kind == 1:
-            self._address(v4, source_high, source_low)
-            identity.client = self._cut(0)
-        self._put(b"" if v4 else b"[")
+        self._reserve(64)
+        sha1_base64(self.room, self.at, 0, self.at)
+        community: bytes = taken(self.room, self.at, self.at + 28)
+        self.at = 0
         self._address(v4, source_high, source_low)
-        self._put(b":" if v4 else b"]:")
-        self._integer(source_port)
-        self._put(b"-" if v4 else b"-[")
+        source: bytes = self._cut(0)
         self._address(v4, destination_high, destination_low)
-        self._put(b":" if v4 else b"]:")
-        self._integer(destination_port)
-        identity.key = self._cut(0)
+        destination: bytes = self._cut(0)
+        if self.key_kind == 1:
+            identity.client = source
+        else:
+            self._put(b"" if v4 else b"[")
+            self._put(source)
+            self._put(b":" if v4 else b"]:")
+            self._integer(source_port)
+            self._put(b"-" if v4 else b"-[")
+            self._put(destination)
+            self._put(b":" if v4 else b"]:")
+            self._integer(destination_port)
+            identity.key = self._cut(0)
         self._packed(v4, source_high, source_low)
         self._number(source_port, 2)
         self._packed(v4, destination_high, destination_low)
         self._number(destination_port, 2)
-        identity.hashed_end = self.at
-        self._put(b'"source":{"ip":"')
-        self._address(v4, source_high, source_low)
+        identity.hashed = self._cut(0)
+        self._put(b'","source":{"ip":"')
+        self._put(source)
         self._put(b'","port":')
         self._integer(source_port)
         self._put(b',"bytes":')
-        identity.source_end = self.at
+        identity.source = self._cut(0)
         self._put(b'},"destination":{"ip":"')
-        self._address(v4, destination_high, destination_low)
+        self._put(destination)
         self._put(b'","port":')
         self._integer(destination_port)
         self._put(b',"bytes":')
-        identity.destination_end = self.at
+        identity.destination = self._cut(0)
         self._put(b'},"network":{"type":"ipv4"' if v4 else b'},"network":{"type":"ipv6"')
         self._put(b',"transport":"tcp","protocol":"http","community_id":"1:')
-        self._put(b2a_base64(digest, newline=False))
+        self._put(community)
         self._put(b'"')
         if connection.vlan >= 0:
             self._put(b',"vlan":{"id":"')
@@ -383,9 +410,8 @@ class Encoder:
             self._put(b'"}}')
         if connection.outers is not None or proxies:
             self._tunnels(connection.outers, swapped, proxies)
-        self._put(b"},")
-        identity.network_end = self.at
-        identity.text = self._cut(0)
+        self._put(b'},"http":{')
+        identity.network = self._cut(0)
         return identity
 
     @cython.cfunc
@@ -430,14 +456,15 @@ class Encoder:
     @cython.exceptval(-1)
     def _address(self, v4: cython.bint, high: cython.ulonglong, low: cython.ulonglong) -> cython.int:
         """An address as text (RFC 5952 for IPv6)."""
+        shift: cython.int
         if v4:
-            self._integer(low >> 24 & 255)
-            self._put(b".")
-            self._integer(low >> 16 & 255)
-            self._put(b".")
-            self._integer(low >> 8 & 255)
-            self._put(b".")
-            return self._integer(low & 255)
+            self._reserve(16)
+            for shift in (24, 16, 8, 0):
+                self.at = decimal(self.room, self.at, low >> shift & 255)
+                self.room[self.at] = 46
+                self.at += 1
+            self.at -= 1
+            return 0
         self._packed(v4, high, low)
         return self._put(socket.inet_ntop(socket.AF_INET6, self._cut(self.at - 16)).encode())
 
@@ -457,7 +484,7 @@ class Encoder:
         i: cython.int
         self._reserve(size)
         for i in range(size):
-            self.view[self.at + size - 1 - i] = value & 255
+            self.room[self.at + size - 1 - i] = value & 255
             value >>= 8
         self.at += size
         return 0
@@ -465,7 +492,7 @@ class Encoder:
     @cython.cfunc
     def _cut(self, begin: cython.Py_ssize_t) -> bytes:
         """Takes what was put since `begin` out again."""
-        data: bytes = copied(self.view, begin, self.at)
+        data: bytes = taken(self.room, begin, self.at)
         self.at = begin
         return data
 
@@ -516,10 +543,10 @@ class Encoder:
     @cython.exceptval(-1)
     def _plain_fields(self, head: bytes, start: cython.Py_ssize_t) -> cython.bint:
         """_fields in one pass, for heads as nearly all are: ASCII, no name twice, nothing folded. False: another."""
-        names: bytes = _NAME
-        special: bytes = self.header_table
+        special: Octets = octets_of(self.header_table)
+        octets: Octets = octets_of(head)
         seen: cython.int[::1] = self.seen
-        out: cython.uchar[::1]
+        out: Room
         end: cython.Py_ssize_t = len(head)
         at: cython.Py_ssize_t = start
         to: cython.Py_ssize_t
@@ -528,12 +555,12 @@ class Encoder:
         value: cython.Py_ssize_t
         stop: cython.Py_ssize_t
         last: cython.Py_ssize_t
+        run: cython.Py_ssize_t
         h: cython.int
         fields: cython.int = 0
-        c: cython.uchar
-        run: cython.Py_ssize_t
+        c: cython.int
         self._reserve(6 * (end - start) + 64)
-        out = self.view
+        out = self.room
         to = self.at
         out[to] = 123
         to += 1
@@ -542,47 +569,42 @@ class Encoder:
             self.round = 1
             seen[:] = 0
         while at < end:
-            c = head[at]
-            if c == 10 or (c == 13 and at + 1 < end and head[at + 1] == 10):
+            c = octets[at]
+            if c == 10 or (c == 13 and at + 1 < end and octets[at + 1] == 10):
                 break
             line = at
-            field = to
             out[to] = 34
             to += 1
-            h = 0
-            while at < end:
-                c = names[head[at]]
-                if c == 0:
-                    break
-                out[to] = c
-                to += 1
-                h = (h * 31 + c) & 0x3FFFFFF
-                at += 1
-            if at >= end or head[at] != 58 or at == line or seen[h & 1023] == self.round:
+            at = field_name(out, to, octets, at, end)
+            if at >= end or octets[at] != 58 or at == line:
+                return False
+            h = mark(octets, line, at)
+            if seen[h & 1023] == self.round:
                 return False
             seen[h & 1023] = self.round
             fields += 1
             if fields > self.index.capacity:
                 return False
             stop = at
+            to += at - line
             at += 1
             out[to] = 34
             out[to + 1] = 58
             out[to + 2] = 91
             out[to + 3] = 34
             to += 4
-            while at < end and (head[at] == 32 or head[at] == 9):
+            while at < end and (octets[at] == 32 or octets[at] == 9):
                 at += 1
             value = at
             field = to
             while True:
                 run = at
-                at = plain(out, to, head, at, end)
+                at = plain(out, to, octets, at, end)
                 to += at - run
-                if at == end or head[at] == 10:
+                if at == end or octets[at] == 10:
                     break
-                c = head[at]
-                if c == 13 and at + 1 < end and head[at + 1] == 10:
+                c = octets[at]
+                if c == 13 and at + 1 < end and octets[at + 1] == 10:
                     at += 1
                     break
                 if c != 34 and c != 92:
@@ -591,24 +613,27 @@ class Encoder:
                 out[to + 1] = c
                 to += 2
                 at += 1
-            if at + 1 < end and (head[at + 1] == 32 or head[at + 1] == 9):  # folded
+            if at + 1 < end and (octets[at + 1] == 32 or octets[at + 1] == 9):  # folded
                 return False
             while to > field and out[to - 1] == 32:
                 to -= 1
-            last = at
-            while last > value and (head[last - 1] == 13 or head[last - 1] == 32):
-                last -= 1
             if special[h & 4095]:
+                last = at
+                while last > value and (octets[last - 1] == 13 or octets[last - 1] == 32):
+                    last -= 1
                 self.at = field
                 self._special_value(part(head, line, stop).lower(), part(head, value, last))
                 self._reserve(6 * (end - at) + 64)
-                out = self.view
+                out = self.room
                 to = self.at
-            elif h == _HOST:
-                if stop - line == 4:
+            elif h == _HOST or h == _USER_AGENT:
+                last = at
+                while last > value and (octets[last - 1] == 13 or octets[last - 1] == 32):
+                    last -= 1
+                if h == _HOST and stop - line == 4:
                     self.host = part(head, value, last)
-            elif h == _USER_AGENT and stop - line == 10:
-                self.agent = part(head, value, last)
+                elif h == _USER_AGENT and stop - line == 10:
+                    self.agent = part(head, value, last)
             out[to] = 34
             out[to + 1] = 93
             out[to + 2] = 44
@@ -642,7 +667,7 @@ class Encoder:
         j: cython.int
         h: cython.int
         k: cython.int
-        out: cython.uchar[::1]
+        out: Room
         at: cython.Py_ssize_t
         c: cython.int
         simple: cython.bint
@@ -676,7 +701,7 @@ class Encoder:
                 if not simple:
                     continue
             self._reserve(6 * (index.name_end(i) - index.name_start(i)) + 8)
-            out = self.view
+            out = self.room
             at = self.at
             out[at] = 34
             at += 1
@@ -726,19 +751,23 @@ class Encoder:
     def _url(self, request: Message, host: bytes) -> cython.int:
         """The target (RFC 9112 section 3.2): origin, absolute, authority or asterisk form."""
         target: bytes = self._clean(request.target)
+        octets: Octets = octets_of(target)
         authority: bytes = host
         scheme: bytes = b"http"
         begin: cython.Py_ssize_t = 0  # of the path
         end: cython.Py_ssize_t = len(target)
         mark: cython.Py_ssize_t
+        original: cython.Py_ssize_t
+        same: cython.bint  # the target stands in JSON as it is: what is put again of it is copied
         site: tuple = None
         if request.method == b"CONNECT":
             target = self._clean_authority(target)
+            octets = octets_of(target)
             end = len(target)
             authority = target
             scheme = None
             begin = end
-        elif end == 0 or target[0] != 47:
+        elif end == 0 or octets[0] != 47:
             match = _ABSOLUTE.match(target)
             if match is not None:
                 scheme = match.group(1).lower()
@@ -747,34 +776,41 @@ class Encoder:
             else:
                 begin = end
         self._put(b'"url":{"original":"')
+        original = self.at
         self._text(target, 0, end)
+        same = self.at - original == end
         self._put(b'"')
-        mark = begin
-        while mark < end and target[mark] != 35:
-            mark += 1
-        end = mark  # without the fragment
+        end = find(octets, 35, begin, end)  # without the fragment
         if authority is not None:
             site = self._site(scheme, authority)
             if scheme is not None and site[0]:
                 self._put(site[0])
-                self._text(target, begin, end)
-                self._put(b'"')
+                self._target(target, begin, end, original, same)
             self._put(site[1])
         elif scheme is not None:
             self._put(b',"scheme":')
             self._string(scheme)
-        mark = begin
-        while mark < end and target[mark] != 63:
-            mark += 1
+        mark = find(octets, 63, begin, end)
         if mark > begin:
             self._put(b',"path":"')
-            self._text(target, begin, mark)
-            self._put(b'"')
+            self._target(target, begin, mark, original, same)
         if mark < end:
             self._put(b',"query":"')
-            self._text(target, mark + 1, end)
-            self._put(b'"')
+            self._target(target, mark + 1, end, original, same)
         return self._put(b"},")
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _target(
+        self, target: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t, original: cython.Py_ssize_t,
+        same: cython.bint,
+    ) -> cython.int:  # fmt: skip
+        """target[start:end] and a quote; `same`: it stands from `original` on."""
+        if same:
+            self._again(original + start, original + end)
+        else:
+            self._text(target, start, end)
+        return self._put(b'"')
 
     @cython.cfunc
     def _site(self, scheme: bytes, authority: bytes) -> tuple:
@@ -876,22 +912,18 @@ class Encoder:
     @cython.cfunc
     def _clean(self, target: bytes) -> bytes:
         """A request target or URL, with the values of secret query fields and a password before the host redacted."""
-        mark: cython.Py_ssize_t = 0
+        octets: Octets = octets_of(target)
         end: cython.Py_ssize_t = len(target)
+        mark: cython.Py_ssize_t = find(octets, 35, 0, find(octets, 63, 0, end))
         if not self.redact:
             return target
-        while mark < end and target[mark] != 63 and target[mark] != 35 and target[mark] != 64:
-            mark += 1
+        if find(octets, 64, 0, mark) < mark:
+            target = _USERINFO.sub(rb"\1REDACTED@", target)
+            octets = octets_of(target)
+            end = len(target)
+            mark = find(octets, 35, 0, find(octets, 63, 0, end))
         if mark == end:
             return target
-        if target[mark] == 64:
-            target = _USERINFO.sub(rb"\1REDACTED@", target)
-            end = len(target)
-            mark = 0
-            while mark < end and target[mark] != 63 and target[mark] != 35:
-                mark += 1
-            if mark == end:
-                return target
         if not self._suspicious(target, mark + 1):
             return target
         target = target[: mark + 1] + self._clean_pairs(target[mark + 1 :])
@@ -901,28 +933,25 @@ class Encoder:
     @cython.exceptval(check=False)
     def _suspicious(self, pairs: bytes, at: cython.Py_ssize_t) -> cython.bint:
         """False where none of the names from `at` on can be a secret one: a first look."""
-        lower: bytes = _LOWER
+        octets: Octets = octets_of(pairs)
+        secret: Octets = octets_of(self.secret_table)
         end: cython.Py_ssize_t = len(pairs)
-        value: cython.int
-        c: cython.uchar
+        begin: cython.Py_ssize_t
+        c: cython.int
         while at < end:
-            value = 0
-            c = 0
+            begin = at
             while at < end:
-                c = pairs[at]
+                c = octets[at]
                 if c == 61 or c == 38 or c == 59 or c == 35:
                     break
                 if c == 63:
-                    value = 0
-                    at += 1
-                    continue
-                if c == 37 or c == 43 or c <= 32:
+                    begin = at + 1
+                elif c == 37 or c == 43 or c <= 32:
                     return True
-                value = (value * 31 + lower[c]) & 0x3FFFFFF
                 at += 1
-            if self.secret_table[value & 4095]:
+            if secret[mark(octets, begin, at) & 4095]:
                 return True
-            while at < end and pairs[at] != 38 and pairs[at] != 59 and pairs[at] != 35:
+            while at < end and octets[at] != 38 and octets[at] != 59 and octets[at] != 35:
                 at += 1
             at += 1
         return False
@@ -954,20 +983,21 @@ class Encoder:
     @cython.exceptval(-1)
     def _reserve(self, size: cython.Py_ssize_t) -> cython.int:
         """Makes room for `size` more bytes."""
-        if self.at + size > self.room:
-            self.room = 2 * (self.at + size)
-            self.out = self.out[: self.at] + bytearray(self.room - self.at)
-            self.view = self.out
+        if self.at + size > self.size:
+            self.size = 2 * (self.at + size)
+            self.out = self.out[: self.at] + bytearray(self.size - self.at)
+            self.room = room_of(self.out)
         return 0
 
     @cython.cfunc
+    @cython.inline
     @cython.exceptval(-1)
     def _put(self, data: bytes) -> cython.int:
         """These bytes as they are."""
         size: cython.Py_ssize_t = len(data)
-        if self.at + size > self.room:
+        if self.at + size > self.size:
             self._reserve(size)
-        put(self.view, self.at, data, 0, size)
+        put(self.room, self.at, data, 0, size)
         self.at += size
         return 0
 
@@ -976,7 +1006,7 @@ class Encoder:
     def _part(self, data: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
         """data[start:end] as it is."""
         self._reserve(end - start)
-        put(self.view, self.at, data, start, end)
+        put(self.room, self.at, data, start, end)
         self.at += end - start
         return 0
 
@@ -984,56 +1014,49 @@ class Encoder:
     @cython.exceptval(-1)
     def _again(self, begin: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
         """What was put from begin to end, once more."""
-        return self._put(copied(self.view, begin, end))
+        self._reserve(end - begin)
+        again(self.room, self.at, begin, end)
+        self.at += end - begin
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _integer(self, value: cython.longlong) -> cython.int:
-        at: cython.Py_ssize_t
-        end: cython.Py_ssize_t
-        rest: cython.longlong
-        self._reserve(20)
-        at = self.at
+        if self.at + 24 > self.size:
+            self._reserve(24)
         if value < 0:
-            self.view[at] = 45
-            at += 1
+            self.room[self.at] = 45
+            self.at += 1
             value = -value
-        rest = value
-        end = at + 1
-        while rest >= 10:
-            rest //= 10
-            end += 1
-        self.at = end
-        while end > at:
-            end -= 1
-            self.view[end] = 48 + value % 10
-            value //= 10
+        self.at = decimal(self.room, self.at, value)
         return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _time(self, ns: cython.longlong) -> cython.int:
         """RFC 3339 in UTC; nine digits, or six where the time is whole microseconds."""
-        second: cython.longlong = ns // 1_000_000_000
-        part: cython.longlong = ns - second * 1_000_000_000
-        digits: cython.int = 9
-        i: cython.int
-        known = self.seconds.get(second)
-        if known is None:
-            known = _second(second)
-            if len(self.seconds) >= 256:
-                self.seconds.clear()
-            self.seconds[second] = known
-        self._put(known)
-        if part % 1000 == 0:
-            part //= 1000
-            digits = 6
+        rest: cython.longlong = ns - self.second_ns
+        end: cython.Py_ssize_t
+        at: cython.Py_ssize_t
+        out: Room
+        if rest < 0 or rest >= 1_000_000_000 or self.second_ns < 0:
+            self.second_ns = ns // 1_000_000_000 * 1_000_000_000
+            self.second = _second(ns // 1_000_000_000)
+            rest = ns - self.second_ns
+        self._put(self.second)
+        end = self.at + 9
+        if rest % 1000 == 0:
+            rest //= 1000
+            end = self.at + 6
         self._reserve(10)
-        for i in range(digits):
-            self.view[self.at + digits - 1 - i] = 48 + part % 10
-            part //= 10
-        self.view[self.at + digits] = 90
-        self.at += digits + 1
+        out = self.room
+        at = end
+        while at > self.at:
+            at -= 1
+            out[at] = 48 + rest % 10
+            rest //= 10
+        out[end] = 90
+        self.at = end + 1
         return 0
 
     @cython.cfunc
@@ -1056,37 +1079,11 @@ class Encoder:
     @cython.exceptval(-1)
     def _ascii(self, data: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.bint:
         """_text of ASCII. False, with nothing put, where there is a byte above 127."""
-        escapes: bytes = _ESCAPES
-        digits: bytes = _DIGITS
-        out: cython.uchar[::1]
         at: cython.Py_ssize_t
-        stop: cython.Py_ssize_t
-        c: cython.uchar
-        e: cython.uchar
-        self._reserve(6 * (end - start))
-        out = self.view
-        at = self.at
-        while True:
-            stop = plain(out, at, data, start, end)
-            at += stop - start
-            if stop == end:
-                break
-            c = data[stop]
-            start = stop + 1
-            if c > 127:
-                return False
-            out[at] = 92
-            e = escapes[c]
-            if e != 1:
-                out[at + 1] = e
-                at += 2
-            else:
-                out[at + 1] = 117
-                out[at + 2] = 48
-                out[at + 3] = 48
-                out[at + 4] = digits[c >> 4]
-                out[at + 5] = digits[c & 15]
-                at += 6
+        self._reserve(6 * (end - start) + 16)
+        at = text(self.room, self.at, octets_of(data), start, end)
+        if at < 0:
+            return False
         self.at = at
         return True
 

@@ -34,7 +34,7 @@ from .source import Source, open_source
 log = logging.getLogger("http_capture")
 
 HOT = (
-    "source.block", "source.files", "source.ring", "seq", "tunnel", "decode", "mirror", "reassembly", "connection",
+    "source.block", "source.files", "source.ring", "tunnel", "decode", "mirror", "reassembly", "connection",
     "http.message", "http.parser", "http.exchange", "encode", "frame_loop",
 )  # fmt: skip
 LATE = ("brotli", "zstandard")  # imported for the first body that needs them: another user may not be able to

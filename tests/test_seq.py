@@ -1,4 +1,4 @@
-"""Arithmetic that wraps. Compiled, the functions are C only: then the stream that uses them is all there is to test."""
+"""Arithmetic that wraps. Its C form: test_octets.py, and the stream that uses it."""
 
 import pytest
 from http_capture.capture import seq
@@ -6,10 +6,8 @@ from line import DIALOGUES, run, speak
 from traffic import Conversation
 
 LAST = (1 << 32) - 1
-plain = pytest.mark.skipif(not hasattr(seq, "difference"), reason="compiled: C functions without a Python name")
 
 
-@plain
 @pytest.mark.parametrize(
     ("a", "b", "expected"),
     [
@@ -31,7 +29,6 @@ def test_difference(a: int, b: int, expected: int) -> None:
     assert seq.difference(a, b) == expected
 
 
-@plain
 @pytest.mark.parametrize(
     ("a", "n", "expected"),
     [
@@ -48,7 +45,6 @@ def test_advance(a: int, n: int, expected: int) -> None:
     assert seq.advance(a, n) == expected
 
 
-@plain
 @pytest.mark.parametrize("a", [0, 1, (1 << 31) - 1, 1 << 31, LAST - 1, LAST])
 @pytest.mark.parametrize("n", [0, 1, 1460, (1 << 31) - 1, -1, -(1 << 31)])
 def test_they_undo_each_other(a: int, n: int) -> None:

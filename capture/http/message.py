@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import cython
 
 if cython.compiled:
-    from cython.cimports.http_capture.capture.octets import line_end, part
+    from cython.cimports.http_capture.capture.octets import Octets, find, mark, octets_of, part
 else:
-    from ..octets import line_end, part
+    from ..octets import Octets, find, mark, octets_of, part
 
 if TYPE_CHECKING:
     from .decoding import ContentDecoder
@@ -61,7 +61,6 @@ ANOMALIES = (
 ) = (1 << bit for bit in range(len(ANOMALIES)))  # fmt: skip
 _BARE_LF = cython.declare(cython.int, 1)
 
-LOWER = cython.declare(bytes, bytes(range(256)).lower())
 # 1 for each byte that a token has (RFC 9110 section 5.6.2).
 TOKEN = cython.declare(
     bytes, bytes(chr(c).isascii() and (chr(c).isalnum() or chr(c) in "!#$%&'*+-.^_`|~") for c in range(256))
@@ -70,11 +69,8 @@ _FIELDS = cython.declare(cython.int, 5)
 
 
 def hash_name(name: bytes) -> int:
-    """The hash by which HeaderIndex recognises a field name, in any case: a first look, never the proof."""
-    value = 0
-    for octet in name.lower():
-        value = (value * 31 + octet) & 0x3FFFFFF
-    return value
+    """The number by which HeaderIndex recognises a field name, in any case: a first look, never the proof."""
+    return mark(octets_of(name), 0, len(name))
 
 
 @cython.cclass
@@ -106,13 +102,12 @@ class HeaderIndex:
         Returns where the head ends, after the empty line, or -1 where data ends before it. `framing`: the caller wants
         Content- and Transfer- fields only; others may be left out, and `overflow` is still that of all."""
         spans: cython.int[::1] = self.spans
-        lower: bytes = LOWER
+        octets: Octets = octets_of(data)
         end: cython.Py_ssize_t = len(data)
         at: cython.Py_ssize_t = start
         begin: cython.Py_ssize_t
         stop: cython.Py_ssize_t
         name_end: cython.Py_ssize_t
-        value: cython.int
         c: cython.uchar
         i: cython.int = 0
         row: cython.int
@@ -125,27 +120,27 @@ class HeaderIndex:
         self.count = 0
         while at < end:
             # Nothing that it could be folded to.
-            while i == 0 and self.lines == 0 and at < end and (data[at] == 32 or data[at] == 9):
+            while i == 0 and self.lines == 0 and at < end and (octets[at] == 32 or octets[at] == 9):
                 at += 1
                 self.anomalies |= BLANK_BEFORE_FIELD
             if at == end:
                 break
             begin = at
-            c = data[at]
+            c = octets[at]
             if c == 10:
                 self.count = i
                 self.anomalies |= _BARE_LF
                 return at + 1
             if c == 13:
-                if at + 1 < end and data[at + 1] == 10:
+                if at + 1 < end and octets[at + 1] == 10:
                     self.count = i
                     return at + 2
-                while at < end and data[at] == 13:
+                while at < end and octets[at] == 13:
                     at += 1
                 if at == end:
                     self.undecided = True
                     break
-                if data[at] == 10:
+                if octets[at] == 10:
                     at += 1
                     row = _goes_on(data, at, end)
                     if row < 0:
@@ -166,19 +161,19 @@ class HeaderIndex:
                     return self.scan(data, start, base, False)
                 lines += 1
                 if c | 32 != 99 and c | 32 != 116:  # c, t
-                    at = line_end(data, at, end) + 1
-                    if at <= end and data[at - 2] != 13:
+                    at = find(octets, 10, at, end) + 1
+                    if at <= end and octets[at - 2] != 13:
                         self.anomalies |= _BARE_LF
                     self.lines += 1
                     continue
             if c == 32 or c == 9:  # obs-fold
-                at = line_end(data, at, end)
+                at = find(octets, 10, at, end)
                 stop = at
                 at += 1
                 self.lines += 1
-                if at <= end and data[at - 2] != 13:
+                if at <= end and octets[at - 2] != 13:
                     self.anomalies |= _BARE_LF
-                while stop > begin and (data[stop - 1] == 13 or data[stop - 1] == 32 or data[stop - 1] == 9):
+                while stop > begin and (octets[stop - 1] == 13 or octets[stop - 1] == 32 or octets[stop - 1] == 9):
                     stop -= 1
                 if stop > begin:
                     self.anomalies |= OBS_FOLD
@@ -197,14 +192,12 @@ class HeaderIndex:
                     return at
                 self.anomalies |= OBS_FOLD
                 continue
-            value = 0
             while at < end:
-                c = data[at]
+                c = octets[at]
                 if c == 58 or c == 10:
                     break
-                value = (value * 31 + lower[c]) & 0x3FFFFFF
                 at += 1
-            if c == 10 and at > begin and at + 1 < end and (data[at + 1] == 32 or data[at + 1] == 9):
+            if c == 10 and at > begin and at + 1 < end and (octets[at + 1] == 32 or octets[at + 1] == 9):
                 if framing:
                     return self.scan(data, start, base, False)
                 name_end = _folded_colon(data, at, end)
@@ -216,25 +209,22 @@ class HeaderIndex:
             name_end = at
             self.lines += 1
             if at >= end or c == 10 or at == begin:  # no colon, or nothing before it
-                at = line_end(data, at, end) + 1
+                at = find(octets, 10, at, end) + 1
                 if at <= end:
                     self.anomalies |= FIELD_MALFORMED
-                    if data[at - 2] != 13:
+                    if octets[at - 2] != 13:
                         self.anomalies |= _BARE_LF
                 continue
-            if data[name_end - 1] <= 32:
-                while name_end > begin and data[name_end - 1] <= 32:
+            if octets[name_end - 1] <= 32:
+                while name_end > begin and octets[name_end - 1] <= 32:
                     name_end -= 1
-                value = 0
-                for stop in range(begin, name_end):
-                    value = (value * 31 + lower[data[stop]]) & 0x3FFFFFF
                 self.anomalies |= SPACE_BEFORE_COLON
             at += 1
-            while at < end and (data[at] == 32 or data[at] == 9):
+            while at < end and (octets[at] == 32 or octets[at] == 9):
                 at += 1
             stop = at
-            at = line_end(data, at, end)
-            if at < end and data[at - 1] != 13:
+            at = find(octets, 10, at, end)
+            if at < end and octets[at - 1] != 13:
                 self.anomalies |= _BARE_LF
             if i >= self.capacity:
                 self.overflow = True
@@ -244,11 +234,13 @@ class HeaderIndex:
             spans[row] = begin - base
             spans[row + 1] = name_end - base
             spans[row + 2] = stop - base
+            spans[row + 4] = mark(octets, begin, name_end)
             name_end = at
-            while name_end > stop and (data[name_end - 1] == 13 or data[name_end - 1] == 32 or data[name_end - 1] == 9):
+            while name_end > stop and (
+                octets[name_end - 1] == 13 or octets[name_end - 1] == 32 or octets[name_end - 1] == 9
+            ):
                 name_end -= 1
             spans[row + 3] = name_end - base
-            spans[row + 4] = value
             i += 1
             at += 1
         self.count = i
@@ -258,14 +250,17 @@ class HeaderIndex:
     @cython.exceptval(check=False)
     def named(self, head: bytes, i: cython.int, name: bytes) -> cython.bint:
         """True where field i has this name, which is given in lower case."""
-        lower: bytes = LOWER
+        octets: Octets = octets_of(head)
+        wanted: Octets = octets_of(name)
         start: cython.int = self.spans[i * _FIELDS]
         size: cython.int = self.spans[i * _FIELDS + 1] - start
         k: cython.int
+        c: cython.int
         if size != len(name):
             return False
         for k in range(size):
-            if lower[head[start + k]] != name[k]:
+            c = octets[start + k]
+            if c != wanted[k] and (c < 65 or c > 90 or c + 32 != wanted[k]):
                 return False
         return True
 

@@ -1,0 +1,127 @@
+# The C forms of digest.py.
+
+from http_capture.capture.octets cimport Room
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+
+    static inline uint64_t hc_rotate64(uint64_t x, int n) { return x >> n | x << (64 - n); }
+    static inline uint32_t hc_rotate32(uint32_t x, int n) { return x << n | x >> (32 - n); }
+
+    static const uint64_t hc_blake2b_iv[8] = {
+        UINT64_C(0x6A09E667F3BCC908), UINT64_C(0xBB67AE8584CAA73B), UINT64_C(0x3C6EF372FE94F82B),
+        UINT64_C(0xA54FF53A5F1D36F1), UINT64_C(0x510E527FADE682D1), UINT64_C(0x9B05688C2B3E6C1F),
+        UINT64_C(0x1F83D9ABFB41BD6B), UINT64_C(0x5BE0CD19137E2179)};
+
+    #define HC_G(a, b, c, d, x, y) \\
+        v[a] += v[b] + m[x]; v[d] = hc_rotate64(v[d] ^ v[a], 32); v[c] += v[d]; v[b] = hc_rotate64(v[b] ^ v[c], 24); \\
+        v[a] += v[b] + m[y]; v[d] = hc_rotate64(v[d] ^ v[a], 16); v[c] += v[d]; v[b] = hc_rotate64(v[b] ^ v[c], 63);
+    #define HC_ROUND(s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15) \\
+        HC_G(0, 4, 8, 12, s0, s1) HC_G(1, 5, 9, 13, s2, s3) HC_G(2, 6, 10, 14, s4, s5) HC_G(3, 7, 11, 15, s6, s7) \\
+        HC_G(0, 5, 10, 15, s8, s9) HC_G(1, 6, 11, 12, s10, s11) HC_G(2, 7, 8, 13, s12, s13) HC_G(3, 4, 9, 14, s14, s15)
+
+    /* RFC 7693 section 3.2. `total`: bytes hashed with this block. */
+    static void hc_blake2b_block(uint64_t h[8], const unsigned char *block, uint64_t total, int last) {
+        uint64_t v[16], m[16];
+        int i;
+        for (i = 0; i < 16; i++) {
+            memcpy(&m[i], block + 8 * i, 8);
+    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+            m[i] = __builtin_bswap64(m[i]);
+    #endif
+        }
+        for (i = 0; i < 8; i++) {
+            v[i] = h[i];
+            v[i + 8] = hc_blake2b_iv[i];
+        }
+        v[12] ^= total;
+        if (last)
+            v[14] = ~v[14];
+        HC_ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+        HC_ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3)
+        HC_ROUND(11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4)
+        HC_ROUND(7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8)
+        HC_ROUND(9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13)
+        HC_ROUND(2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9)
+        HC_ROUND(12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11)
+        HC_ROUND(13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10)
+        HC_ROUND(6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5)
+        HC_ROUND(10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0)
+        HC_ROUND(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+        HC_ROUND(14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3)
+        for (i = 0; i < 8; i++)
+            h[i] ^= v[i] ^ v[i + 8];
+    }
+
+    static void hc_blake2b_128(unsigned char *to, const unsigned char *from, Py_ssize_t length) {
+        static const char hex[] = "0123456789abcdef";
+        uint64_t h[8];
+        unsigned char block[128];
+        Py_ssize_t at = 0;
+        int i;
+        memcpy(h, hc_blake2b_iv, sizeof h);
+        h[0] ^= 0x01010000 ^ 16;  /* no key, a digest of 16 bytes */
+        for (; length - at > 128; at += 128)
+            hc_blake2b_block(h, from + at, (uint64_t)at + 128, 0);
+        memset(block, 0, sizeof block);
+        memcpy(block, from + at, (size_t)(length - at));
+        hc_blake2b_block(h, block, (uint64_t)length, 1);
+        for (i = 0; i < 16; i++) {
+            unsigned char octet = (unsigned char)(h[i >> 3] >> 8 * (i & 7));
+            to[2 * i] = hex[octet >> 4];
+            to[2 * i + 1] = hex[octet & 15];
+        }
+    }
+
+    /* RFC 3174, one block. */
+    static void hc_sha1_base64(unsigned char *to, const unsigned char *from, Py_ssize_t length) {
+        static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        uint32_t w[80], h[5] = {0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
+        uint32_t a = h[0], b = h[1], c = h[2], d = h[3], e = h[4];
+        unsigned char block[64], digest[21];
+        int i;
+        memset(block, 0, sizeof block);
+        memcpy(block, from, (size_t)length);
+        block[length] = 0x80;
+        block[62] = (unsigned char)(length >> 5);
+        block[63] = (unsigned char)(length << 3);
+        for (i = 0; i < 16; i++)
+            w[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 | (uint32_t)block[4 * i + 2] << 8
+                | block[4 * i + 3];
+        for (; i < 80; i++)
+            w[i] = hc_rotate32(w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16], 1);
+    #define HC_STEP(function, constant) { \\
+            uint32_t next = hc_rotate32(a, 5) + (function) + e + w[i] + constant; \\
+            e = d; d = c; c = hc_rotate32(b, 30); b = a; a = next; }
+        for (i = 0; i < 20; i++)
+            HC_STEP((b & c) | (~b & d), 0x5A827999)
+        for (; i < 40; i++)
+            HC_STEP(b ^ c ^ d, 0x6ED9EBA1)
+        for (; i < 60; i++)
+            HC_STEP((b & c) | (b & d) | (c & d), 0x8F1BBCDC)
+        for (; i < 80; i++)
+            HC_STEP(b ^ c ^ d, 0xCA62C1D6)
+        h[0] += a; h[1] += b; h[2] += c; h[3] += d; h[4] += e;
+        for (i = 0; i < 20; i++)
+            digest[i] = (unsigned char)(h[i >> 2] >> 8 * (3 - (i & 3)));
+        digest[20] = 0;
+        for (i = 0; i < 21; i += 3) {
+            uint32_t three = (uint32_t)digest[i] << 16 | (uint32_t)digest[i + 1] << 8 | digest[i + 2];
+            *to++ = letters[three >> 18];
+            *to++ = letters[three >> 12 & 63];
+            *to++ = letters[three >> 6 & 63];
+            *to++ = letters[three & 63];
+        }
+        to[-1] = '=';
+    }
+    """
+    void hc_blake2b_128(unsigned char *to, const unsigned char *source, Py_ssize_t length) nogil
+    void hc_sha1_base64(unsigned char *to, const unsigned char *source, Py_ssize_t length) nogil
+
+cdef inline void blake2b_128(Room room, Py_ssize_t at, Py_ssize_t start, Py_ssize_t end) noexcept:
+    hc_blake2b_128(room + at, room + start, end - start)
+
+cdef inline void sha1_base64(Room room, Py_ssize_t at, Py_ssize_t start, Py_ssize_t end) noexcept:
+    hc_sha1_base64(room + at, room + start, end - start)
