@@ -18,6 +18,7 @@ cdef class Connection:
     cdef public bint pending_from_a, reset_from_a
     cdef public object application, identity
 
+    cdef int set_up(self) except? -1
     cpdef int leave(self) except? -1
 
 cdef class Application:

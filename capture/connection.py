@@ -30,12 +30,12 @@ import cython
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.decode import Segment
-    from cython.cimports.http_capture.capture.reassembly import Reassembly, Stream
+    from cython.cimports.http_capture.capture.reassembly import Reassembly, Stream, new_stream
     from cython.cimports.http_capture.capture.seq import advance, difference
     from cython.cimports.http_capture.capture.tunnel import Outer
 else:
     from .decode import Segment
-    from .reassembly import Reassembly, Stream
+    from .reassembly import Reassembly, Stream, new_stream
     from .seq import advance, difference
     from .tunnel import Outer
 
@@ -63,6 +63,8 @@ _RST_WINDOW = cython.declare(cython.longlong, 1 << 24)  # how far ahead of the s
 _ONE_SIDED = cython.declare(cython.longlong, 10)  # reorder windows that a hole is waited for where nobody acknowledges
 
 
+@cython.final
+@cython.freelist(64)
 @cython.cclass
 class Connection:
     """Both directions of one TCP conversation. End `a` sent the first segment seen; `forward` carries a's bytes.
@@ -72,7 +74,10 @@ class Connection:
     `application` and `identity` belong to the application.
     """
 
-    def __init__(self) -> None:
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def set_up(self) -> cython.int:
+        """What begins a connection that has just been made."""
         self.next_in_slot: Connection = None
         self.older: Connection = None
         self.newer: Connection = None
@@ -97,6 +102,7 @@ class Connection:
         self.reset_seq = -1
         self.application: Any = None
         self.identity: Any = None
+        return 0
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -122,6 +128,7 @@ class Application:
         return 0
 
 
+@cython.final
 @cython.cclass
 class ConnectionTable:
     """All connections. `closed[reason]` counts connections by why they ended (reassembly.CLOSE_REASONS)."""
@@ -398,7 +405,8 @@ class ConnectionTable:
             self.collisions += 1
             self._close(victim, _EVICTED_REASON)
             self._remove(victim)
-        connection = Connection()
+        connection = Connection.__new__(Connection)
+        connection.set_up()
         connection.slot = slot
         connection.ip_version = segment.ip_version
         connection.a_high = segment.source_high
@@ -414,8 +422,8 @@ class ConnectionTable:
             connection.outers = self._outers(segment)
         connection.first_ns = segment.timestamp_ns
         connection.touched_ns = segment.timestamp_ns
-        connection.forward = Stream(self.reassembly)
-        connection.backward = Stream(self.reassembly)
+        connection.forward = new_stream(self.reassembly)
+        connection.backward = new_stream(self.reassembly)
         connection.forward.peer = connection.backward
         connection.backward.peer = connection.forward
         connection.next_in_slot = self.slots[slot]
@@ -533,7 +541,7 @@ class ConnectionTable:
             ):
                 new = self._replace(connection, segment, _RST_REASON)
                 new.client = 2
-                new.forward = Stream(self.reassembly)
+                new.forward = new_stream(self.reassembly)
                 new.forward.peer = new.backward
                 new.backward.peer = new.forward
                 new.syn_ack_ns = segment.timestamp_ns

@@ -1,5 +1,6 @@
 # C types of decode.py.
 
+from http_capture.capture.octets cimport Octets
 from http_capture.capture.source.block cimport Block, Buffer
 from http_capture.capture.tunnel cimport Outer
 
@@ -33,24 +34,24 @@ cdef class Decoder:
 
     cpdef int decode(self, Block block, Py_ssize_t index) except? -1
     cpdef int decode_datagram(self, bytes payload) except? -1
-    cdef int _link(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured, long long link) except? -1
-    cdef int _ethernet(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _by_ethertype(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured, int ethertype) except? -1
+    cdef int _link(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured, long long link) except? -1
+    cdef int _ethernet(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _by_ethertype(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured, int ethertype) except? -1
     cdef int _tag(self, int vlan) except? -1
-    cdef int _llc(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _mpls(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _pppoe(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _ppp(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _cisco_hdlc(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _cooked(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured, int device, int protocol) except? -1
-    cdef int _radio(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured, long long link) except? -1
-    cdef int _wifi(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _nflog(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end) except? -1
-    cdef int _network(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _ipv4(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _ipv6(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
-    cdef int _transport(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long length) except? -1
-    cdef int _tunnel(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long length) except? -1
-    cdef int _inside(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long uncaptured, int inside) except? -1
+    cdef int _llc(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _mpls(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _pppoe(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _ppp(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _cisco_hdlc(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _cooked(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured, int device, int protocol) except? -1
+    cdef int _radio(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured, long long link) except? -1
+    cdef int _wifi(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _nflog(self, Octets octets, Py_ssize_t start, Py_ssize_t end) except? -1
+    cdef int _network(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _ipv4(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _ipv6(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured) except? -1
+    cdef int _transport(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long length) except? -1
+    cdef int _tunnel(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long length) except? -1
+    cdef int _inside(self, Octets octets, Py_ssize_t start, Py_ssize_t end, long long uncaptured, int inside) except? -1
     cdef int _step(self, int kind, long long number) except? -1
-    cdef bint _sound(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end) noexcept
+    cdef bint _sound(self, Octets octets, Py_ssize_t start, Py_ssize_t end) noexcept

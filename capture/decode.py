@@ -20,12 +20,12 @@ import cython
 
 if cython.compiled:
     from cython.cimports.http_capture.capture import tunnel
-    from cython.cimports.http_capture.capture.octets import u16, u32
+    from cython.cimports.http_capture.capture.octets import Octets, octets_in, u16, u32, u64
     from cython.cimports.http_capture.capture.source.block import Block, Buffer
     from cython.cimports.http_capture.capture.tunnel import Outer
 else:
     from . import tunnel
-    from .octets import u16, u32
+    from .octets import Octets, octets_in, u16, u32, u64
     from .source.block import Block, Buffer
     from .tunnel import Outer
 
@@ -86,15 +86,6 @@ _VLAN = cython.declare(cython.int, 15)  # the kind of a step on the path that is
 
 
 @cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-def _u64(buffer: Buffer, at: cython.Py_ssize_t) -> cython.ulonglong:
-    high: cython.ulonglong = u32(buffer, at)
-    low: cython.ulonglong = u32(buffer, at + 4)
-    return (high << 32) | low
-
-
-@cython.cfunc
 @cython.exceptval(check=False)
 def _carried(ethertype: cython.int) -> cython.bint:
     """Whether it is one that `_by_ethertype` reads on."""
@@ -104,7 +95,7 @@ def _carried(ethertype: cython.int) -> cython.bint:
 @cython.cfunc
 @cython.exceptval(check=False)
 def _is_ip(
-    buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, uncaptured: cython.longlong
+    octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t, uncaptured: cython.longlong
 ) -> cython.bint:
     """Whether IP begins here: by the first nibble (RFC 4928), which an Ethernet address may have too (RFC 8469).
 
@@ -112,42 +103,42 @@ def _is_ip(
     version: cython.int
     if start >= end:
         return False
-    version = buffer.octets[start] >> 4
+    version = octets[start] >> 4
     if version != 4 and version != 6:
         return False
-    if end - start < 14 or not _carried(u16(buffer, start + 12)):
+    if end - start < 14 or not _carried(u16(octets, start + 12)):
         return True
     if version == 4:
-        return buffer.octets[start] & 0x0F >= 5 and u16(buffer, start + 2) <= end - start + uncaptured
-    return 40 + u16(buffer, start + 4) <= end - start + uncaptured
+        return octets[start] & 0x0F >= 5 and u16(octets, start + 2) <= end - start + uncaptured
+    return 40 + u16(octets, start + 4) <= end - start + uncaptured
 
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def _damaged(buffer: Buffer, start: cython.Py_ssize_t, size: cython.Py_ssize_t) -> cython.bint:
+def _damaged(octets: Octets, start: cython.Py_ssize_t, size: cython.Py_ssize_t) -> cython.bint:
     """Whether a radiotap header says that the frame's check sequence is wrong: nobody takes it, it is sent again."""
     at: cython.Py_ssize_t = 4
-    if not buffer.octets[start + 4] & 2:  # no flags
+    if not octets[start + 4] & 2:  # no flags
         return False
-    while buffer.octets[start + at + 3] & 0x80 and at + 8 <= size:  # another word of presence bits
+    while octets[start + at + 3] & 0x80 and at + 8 <= size:  # another word of presence bits
         at += 4
     at += 4
-    if buffer.octets[start + 4] & 1:  # a time, aligned like all fields
+    if octets[start + 4] & 1:  # a time, aligned like all fields
         at = ((at + 7) & ~7) + 8
-    return at < size and buffer.octets[start + at] & 0x40 != 0
+    return at < size and octets[start + at] & 0x40 != 0
 
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def _sum(buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.longlong:
+def _sum(octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.longlong:
     """The ones' complement sum of the 16-bit words (RFC 1071), not inverted: 0xFFFF over what has a right checksum."""
     total: cython.longlong = 0
     at: cython.Py_ssize_t = start
     while at + 1 < end:
-        total += u16(buffer, at)
+        total += u16(octets, at)
         at += 2
     if at < end:
-        total += buffer.octets[at] << 8
+        total += octets[at] << 8
     return _folded(total)
 
 
@@ -166,6 +157,7 @@ def _words(value: cython.ulonglong) -> cython.longlong:
     return (value >> 48) + (value >> 32 & 0xFFFF) + (value >> 16 & 0xFFFF) + (value & 0xFFFF)
 
 
+@cython.final
 @cython.cclass
 class Segment:
     """One TCP segment, as it lies in a buffer. One object is used again for every frame.
@@ -195,6 +187,7 @@ class Segment:
         self.ip_id = self.checksum = 0
 
 
+@cython.final
 @cython.cclass
 class Decoder:
     """Takes frames apart; what it found is in `segment`, or in the `fragment_` attributes.
@@ -225,30 +218,30 @@ class Decoder:
     @cython.exceptval(-1)
     def decode(self, block: Block, index: cython.Py_ssize_t) -> cython.int:
         """Decodes frame `index` of the block: SEGMENT (`segment` is filled), FRAGMENT, or a drop (index into DROPS)."""
-        segment: Segment = self.segment
-        buffer: Buffer = block.buffer
+        octets: Octets = octets_in(block.buffer)
         start: cython.Py_ssize_t = block.offsets[index]
         end: cython.Py_ssize_t = start + block.captured[index]
         uncaptured: cython.longlong = block.wire[index] - block.captured[index]
         link: cython.longlong = block.links[index]
         ethertype: cython.int
         result: cython.int
-        segment.buffer = buffer
-        segment.timestamp_ns = block.timestamps_ns[index]
-        segment.vlan = -1
-        segment.inner_vlan = -1
-        segment.depth = 0
-        segment.path = 0
+        if self.segment.buffer is not block.buffer:
+            self.segment.buffer = block.buffer
+        self.segment.timestamp_ns = block.timestamps_ns[index]
+        self.segment.vlan = -1
+        self.segment.inner_vlan = -1
+        self.segment.depth = 0
+        self.segment.path = 0
         if link == 1 and end - start >= 14:
-            ethertype = u16(buffer, start + 12)
+            ethertype = u16(octets, start + 12)
             if ethertype == 0x0800 or ethertype == 0x86DD:
-                result = self._network(buffer, start + 14, end, uncaptured)
+                result = self._network(octets, start + 14, end, uncaptured)
             else:
                 self.layers = 0
-                result = self._ethernet(buffer, start, end, uncaptured)
+                result = self._ethernet(octets, start, end, uncaptured)
         else:
             self.layers = 0
-            result = self._link(buffer, start, end, uncaptured, link)
+            result = self._link(octets, start, end, uncaptured, link)
         if result == 0:
             self.segments += 1
         elif result == 1:
@@ -268,7 +261,7 @@ class Decoder:
         length: cython.Py_ssize_t = len(payload)
         result: cython.int
         self.segment.buffer = buffer
-        result = self._transport(buffer, 0, length, length)
+        result = self._transport(octets_in(buffer), 0, length, length)
         if result == 0:
             self.segments += 1
             self.datagram_segments += 1
@@ -296,51 +289,51 @@ class Decoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _link(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong, link: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """By link type: the LINKTYPE_ registry of IANA."""
         family: cython.int
         if link == 1:
-            return self._ethernet(buffer, start, end, uncaptured)
+            return self._ethernet(octets, start, end, uncaptured)
         if link == 101 or link == 12 or link == 14 or link == 228 or link == 229:  # raw IP
-            return self._network(buffer, start, end, uncaptured)
+            return self._network(octets, start, end, uncaptured)
         if link == 113:  # LINUX_SLL
             if end - start < 16:
                 return _LINK_TRUNCATED
-            return self._cooked(buffer, start + 16, end, uncaptured, u16(buffer, start + 2), u16(buffer, start + 14))
+            return self._cooked(octets, start + 16, end, uncaptured, u16(octets, start + 2), u16(octets, start + 14))
         if link == 276:  # LINUX_SLL2
             if end - start < 20:
                 return _LINK_TRUNCATED
-            return self._cooked(buffer, start + 20, end, uncaptured, u16(buffer, start + 8), u16(buffer, start))
+            return self._cooked(octets, start + 20, end, uncaptured, u16(octets, start + 8), u16(octets, start))
         if link == 0 or link == 108:  # BSD null (the capturing host's byte order) and loop: address family first
             if end - start < 4:
                 return _LINK_TRUNCATED
             # 2 is IPv4; IPv6 is 10, 23, 24, 28 or 30, by system. One of the outer bytes has it.
-            family = buffer.octets[start] | buffer.octets[start + 3]
+            family = octets[start] | octets[start + 3]
             if family not in (2, 10, 23, 24, 28, 30):
                 return _NOT_IP
-            return self._network(buffer, start + 4, end, uncaptured)
+            return self._network(octets, start + 4, end, uncaptured)
         if link == 105:  # IEEE802_11
-            return self._wifi(buffer, start, end, uncaptured)
+            return self._wifi(octets, start, end, uncaptured)
         if link == 127 or link == 119 or link == 163:  # IEEE802_11_RADIOTAP, _PRISM, _AVS
-            return self._radio(buffer, start, end, uncaptured, link)
+            return self._radio(octets, start, end, uncaptured, link)
         if link == 9 or link == 50:  # PPP, PPP_HDLC
-            if link == 50 and end > start and buffer.octets[start] & 0x7F == 0x0F:
-                return self._cisco_hdlc(buffer, start, end, uncaptured)
-            return self._ppp(buffer, start, end, uncaptured)
+            if link == 50 and end > start and octets[start] & 0x7F == 0x0F:
+                return self._cisco_hdlc(octets, start, end, uncaptured)
+            return self._ppp(octets, start, end, uncaptured)
         if link == 51:  # PPP_ETHER
-            return self._pppoe(buffer, start, end, uncaptured)
+            return self._pppoe(octets, start, end, uncaptured)
         if link == 104:  # C_HDLC
-            return self._cisco_hdlc(buffer, start, end, uncaptured)
+            return self._cisco_hdlc(octets, start, end, uncaptured)
         if link == 239:  # NFLOG
-            return self._nflog(buffer, start, end)
+            return self._nflog(octets, start, end)
         return _LINK_UNSUPPORTED
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _ethernet(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """IEEE 802.3 section 3.2, and ISL (Cisco), which puts 26 bytes before a whole frame."""
@@ -350,19 +343,19 @@ class Decoder:
         if end - start < 14:
             return _LINK_TRUNCATED
         # ISL is known by the first 40 bits of the destination: 01-00-0c-00-00 or 03-00-0c-00-00.
-        if (buffer.octets[start] | 2) == 3 and u32(buffer, start + 1) == 0x000C0000:
+        if (octets[start] | 2) == 3 and u32(octets, start + 1) == 0x000C0000:
             if end - start < 26:
                 return _LINK_TRUNCATED
-            if buffer.octets[start + 5] >> 4:  # token ring, FDDI or ATM
+            if octets[start + 5] >> 4:  # token ring, FDDI or ATM
                 return _LINK_UNSUPPORTED
-            self._tag((u16(buffer, start + 20) >> 1) & 0x0FFF)
-            return self._ethernet(buffer, start + 26, end, uncaptured)
-        return self._by_ethertype(buffer, start + 14, end, uncaptured, u16(buffer, start + 12))
+            self._tag((u16(octets, start + 20) >> 1) & 0x0FFF)
+            return self._ethernet(octets, start + 26, end, uncaptured)
+        return self._by_ethertype(octets, start + 14, end, uncaptured, u16(octets, start + 12))
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _by_ethertype(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong, ethertype: cython.int,
     ) -> cython.int:  # fmt: skip
         tags: cython.int = 0
@@ -372,20 +365,20 @@ class Decoder:
         while ethertype == 0x8100 or ethertype == 0x88A8 or ethertype == 0x9100:  # IEEE 802.1Q, 802.1ad, QinQ
             if end - start < 4:
                 return _LINK_TRUNCATED
-            self._tag(u16(buffer, start) & 0x0FFF)
-            ethertype = u16(buffer, start + 2)
+            self._tag(u16(octets, start) & 0x0FFF)
+            ethertype = u16(octets, start + 2)
             start += 4
             tags += 1
             if tags > _MAX_VLAN_TAGS:
                 break
         if ethertype == 0x0800 or ethertype == 0x86DD:
-            return self._network(buffer, start, end, uncaptured)
+            return self._network(octets, start, end, uncaptured)
         if ethertype < 1536:  # a length: IEEE 802.3 section 3.2.6
-            return self._llc(buffer, start, end, uncaptured)
+            return self._llc(octets, start, end, uncaptured)
         if ethertype == 0x8847 or ethertype == 0x8848:
-            return self._mpls(buffer, start, end, uncaptured)
+            return self._mpls(octets, start, end, uncaptured)
         if ethertype == 0x8864:
-            return self._pppoe(buffer, start, end, uncaptured)
+            return self._pppoe(octets, start, end, uncaptured)
         return _NOT_IP
 
     @cython.cfunc
@@ -404,28 +397,28 @@ class Decoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _llc(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """IEEE 802.2: SNAP (RFC 1042; 00-00-F8 is IEEE 802.1H), or the service access point of IP."""
         if end - start < 3:
             return _LINK_TRUNCATED
-        if buffer.octets[start + 2] != 3:  # unnumbered information
+        if octets[start + 2] != 3:  # unnumbered information
             return _NOT_IP
-        if u16(buffer, start) == 0x0606:
-            return self._network(buffer, start + 3, end, uncaptured)
-        if u16(buffer, start) != 0xAAAA:
+        if u16(octets, start) == 0x0606:
+            return self._network(octets, start + 3, end, uncaptured)
+        if u16(octets, start) != 0xAAAA:
             return _NOT_IP
         if end - start < 8:
             return _LINK_TRUNCATED
-        if u16(buffer, start + 3) == 0 and (buffer.octets[start + 5] == 0 or buffer.octets[start + 5] == 0xF8):
-            return self._by_ethertype(buffer, start + 8, end, uncaptured, u16(buffer, start + 6))
+        if u16(octets, start + 3) == 0 and (octets[start + 5] == 0 or octets[start + 5] == 0xF8):
+            return self._by_ethertype(octets, start + 8, end, uncaptured, u16(octets, start + 6))
         return _NOT_IP
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _mpls(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """RFC 3032. Nothing says what the labels carry: IP, or else an Ethernet pseudowire (RFC 4448)."""
@@ -434,87 +427,87 @@ class Decoder:
             if end - start < 4:
                 return _LINK_TRUNCATED
             start += 4
-            if buffer.octets[start - 2] & 1:  # bottom of the stack
+            if octets[start - 2] & 1:  # bottom of the stack
                 break
             labels += 1
             if labels >= _MAX_LABELS:
                 return _LINK_UNSUPPORTED
-        if _is_ip(buffer, start, end, uncaptured):
-            return self._network(buffer, start, end, uncaptured)
+        if _is_ip(octets, start, end, uncaptured):
+            return self._network(octets, start, end, uncaptured)
         # A control word begins with 16 zero bits (RFC 4448 section 4.6). So does many an address: see what follows it.
-        if end - start >= 18 and u16(buffer, start) == 0:
-            if _carried(u16(buffer, start + 16)) or not _carried(u16(buffer, start + 12)):
+        if end - start >= 18 and u16(octets, start) == 0:
+            if _carried(u16(octets, start + 16)) or not _carried(u16(octets, start + 12)):
                 start += 4
-        return self._ethernet(buffer, start, end, uncaptured)
+        return self._ethernet(octets, start, end, uncaptured)
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _pppoe(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """RFC 2516 section 4: a session frame has version 1, type 1 and code 0."""
         if end - start < 6:
             return _LINK_TRUNCATED
-        if u16(buffer, start) != 0x1100:
+        if u16(octets, start) != 0x1100:
             return _NOT_IP
-        return self._ppp(buffer, start + 6, end, uncaptured)
+        return self._ppp(octets, start + 6, end, uncaptured)
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _ppp(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """The address and control fields (RFC 1662 section 3.1), where present; then the protocol (RFC 1661 section 2).
 
         An odd first octet is a protocol of one octet (RFC 1661 section 6.5)."""
         protocol: cython.int
-        if end - start >= 2 and u16(buffer, start) == 0xFF03:
+        if end - start >= 2 and u16(octets, start) == 0xFF03:
             start += 2
         if end - start < 1:
             return _LINK_TRUNCATED
-        protocol = buffer.octets[start]
+        protocol = octets[start]
         start += 1
         if not protocol & 1:
             if end - start < 1:
                 return _LINK_TRUNCATED
-            protocol = (protocol << 8) | buffer.octets[start]
+            protocol = (protocol << 8) | octets[start]
             start += 1
         if protocol == 0x0021 or protocol == 0x0057:
-            return self._network(buffer, start, end, uncaptured)
+            return self._network(octets, start, end, uncaptured)
         if protocol == 0x0281 or protocol == 0x0283:  # RFC 3032 section 4.3
-            return self._mpls(buffer, start, end, uncaptured)
+            return self._mpls(octets, start, end, uncaptured)
         return _NOT_IP
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _cisco_hdlc(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """RFC 1547 section 4.3.1: address, control, ethertype."""
         if end - start < 4:
             return _LINK_TRUNCATED
-        return self._by_ethertype(buffer, start + 4, end, uncaptured, u16(buffer, start + 2))
+        return self._by_ethertype(octets, start + 4, end, uncaptured, u16(octets, start + 2))
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _cooked(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong, device: cython.int, protocol: cython.int,
     ) -> cython.int:  # fmt: skip
         """What follows a Linux cooked header: by the device (ARPHRD_), then by the protocol (ETH_P_)."""
         if device == 803:  # ARPHRD_IEEE80211_RADIOTAP
-            return self._radio(buffer, start, end, uncaptured, 127)
+            return self._radio(octets, start, end, uncaptured, 127)
         if protocol < 1536 and protocol != 4:  # not an ethertype; 4 is ETH_P_802_2
             return _NOT_IP
-        return self._by_ethertype(buffer, start, end, uncaptured, protocol)
+        return self._by_ethertype(octets, start, end, uncaptured, protocol)
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _radio(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong, link: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """What a radio says of a frame, which is passed over by its length; then the 802.11 frame."""
@@ -522,25 +515,25 @@ class Decoder:
         if end - start < 8:
             return _LINK_TRUNCATED
         if link == 127:  # radiotap: version, padding, length (little endian), presence bits
-            if buffer.octets[start]:
+            if octets[start]:
                 return _LINK_UNSUPPORTED
-            size = buffer.octets[start + 2] | (buffer.octets[start + 3] << 8)
+            size = octets[start + 2] | (octets[start + 3] << 8)
         else:  # Prism and AVS: four bytes, then the length in four, in either byte order
-            size = u32(buffer, start + 4)
+            size = u32(octets, start + 4)
             if size > 0xFFFF:
-                size = buffer.octets[start + 4] | (buffer.octets[start + 5] << 8)
+                size = octets[start + 4] | (octets[start + 5] << 8)
         if size < 8:
             return _LINK_MALFORMED
         if end - start < size:
             return _LINK_TRUNCATED
-        if link == 127 and _damaged(buffer, start, size):
+        if link == 127 and _damaged(octets, start, size):
             return _LINK_MALFORMED
-        return self._wifi(buffer, start + size, end, uncaptured)
+        return self._wifi(octets, start + size, end, uncaptured)
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _wifi(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """IEEE 802.11-2020 section 9.3.2.1: data frames, whose header is 24 to 36 bytes."""
@@ -549,8 +542,8 @@ class Decoder:
         size: cython.int = 24
         if end - start < 2:
             return _LINK_TRUNCATED
-        kind = buffer.octets[start]
-        flags = buffer.octets[start + 1]
+        kind = octets[start]
+        flags = octets[start + 1]
         if kind & 0x4F != 0x08:  # version 0, type data, subtype with data
             return _NOT_IP
         if flags & 0x40:
@@ -561,23 +554,23 @@ class Decoder:
             size += 2
         if end - start < size:
             return _LINK_TRUNCATED
-        if flags & 0x04 or buffer.octets[start + 22] & 0x0F:  # more fragments follow, or this is not the first
+        if flags & 0x04 or octets[start + 22] & 0x0F:  # more fragments follow, or this is not the first
             return _LINK_UNSUPPORTED
         if kind & 0x80:
-            if buffer.octets[start + size - 2] & 0x80:  # several packets in one frame: A-MSDU
+            if octets[start + size - 2] & 0x80:  # several packets in one frame: A-MSDU
                 return _LINK_UNSUPPORTED
             if flags & 0x80:  # the HT control field
                 size += 4
         start += size
         # Some radios fill the header up to a multiple of four, which not every capture says.
         if size & 3 and end - start >= 5:
-            if u16(buffer, start) != 0xAAAA and u16(buffer, start + 2) == 0xAAAA and buffer.octets[start + 4] == 3:
+            if u16(octets, start) != 0xAAAA and u16(octets, start + 2) == 0xAAAA and octets[start + 4] == 3:
                 start += 2
-        return self._llc(buffer, start, end, uncaptured)
+        return self._llc(octets, start, end, uncaptured)
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _nflog(self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+    def _nflog(self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
         """LINKTYPE_NFLOG: family, version, resource; then attributes, of which type 9 is the packet.
 
         An attribute is length (with these four bytes), type, value, padding to a multiple of four. Both numbers are in
@@ -588,17 +581,17 @@ class Decoder:
         attributes: cython.int = 0
         if end - start < 8:
             return _LINK_TRUNCATED
-        if buffer.octets[start + 1]:
+        if octets[start + 1]:
             return _LINK_UNSUPPORTED
         start += 4
-        big = buffer.octets[start + 2] == 0
+        big = octets[start + 2] == 0
         while end - start >= 4:
             if big:
-                size = u16(buffer, start)
-                kind = u16(buffer, start + 2)
+                size = u16(octets, start)
+                kind = u16(octets, start + 2)
             else:
-                size = buffer.octets[start] | (buffer.octets[start + 1] << 8)
-                kind = buffer.octets[start + 2] | (buffer.octets[start + 3] << 8)
+                size = octets[start] | (octets[start + 1] << 8)
+                kind = octets[start + 2] | (octets[start + 3] << 8)
             if size < 4:
                 return _LINK_MALFORMED
             if kind == 9:
@@ -606,11 +599,11 @@ class Decoder:
                 start += 4
                 if size == 0 or start >= end:
                     return _IP_TRUNCATED
-                if buffer.octets[start] >> 4 not in (4, 6):
+                if octets[start] >> 4 not in (4, 6):
                     return _NOT_IP
                 if end - start >= size:
-                    return self._network(buffer, start, start + size, 0)
-                return self._network(buffer, start, end, size - (end - start))
+                    return self._network(octets, start, start + size, 0)
+                return self._network(octets, start, end, size - (end - start))
             start += (size + 3) & ~3
             attributes += 1
             if attributes >= _MAX_ATTRIBUTES:
@@ -620,52 +613,51 @@ class Decoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _network(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         if start >= end:
             return _IP_TRUNCATED
-        if buffer.octets[start] >> 4 == 4:
-            return self._ipv4(buffer, start, end, uncaptured)
-        if buffer.octets[start] >> 4 == 6:
-            return self._ipv6(buffer, start, end, uncaptured)
+        if octets[start] >> 4 == 4:
+            return self._ipv4(octets, start, end, uncaptured)
+        if octets[start] >> 4 == 6:
+            return self._ipv6(octets, start, end, uncaptured)
         return _IP_MALFORMED
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _ipv4(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """RFC 791."""
-        segment: Segment = self.segment
         header: cython.int
         length: cython.longlong
         fragment: cython.int
         if end - start < 20:
             return _IP_TRUNCATED
-        header = (buffer.octets[start] & 0x0F) * 4
-        length = u16(buffer, start + 2)
+        header = (octets[start] & 0x0F) * 4
+        length = u16(octets, start + 2)
         if length == 0:  # a frame that the NIC will cut (segmentation offload) has no length yet
             length = end - start + uncaptured
         if header < 20 or length < header:
             return _IP_MALFORMED
         if end - start < header:
             return _IP_TRUNCATED
-        if self.verify_checksums and _sum(buffer, start, start + header) != 0xFFFF:
+        if self.verify_checksums and _sum(octets, start, start + header) != 0xFFFF:
             return _BAD_CHECKSUM
-        fragment = u16(buffer, start + 6)
-        segment.ip_version = 4
-        segment.source_high = 0
-        segment.source_low = u32(buffer, start + 12)
-        segment.destination_high = 0
-        segment.destination_low = u32(buffer, start + 16)
-        segment.ip_id = u16(buffer, start + 4)
-        self.protocol = buffer.octets[start + 9]
+        fragment = u16(octets, start + 6)
+        self.segment.ip_version = 4
+        self.segment.source_high = 0
+        self.segment.source_low = u32(octets, start + 12)
+        self.segment.destination_high = 0
+        self.segment.destination_low = u32(octets, start + 16)
+        self.segment.ip_id = u16(octets, start + 4)
+        self.protocol = octets[start + 9]
         if fragment & 0x3FFF:
             if end - start < length:
                 return _FRAGMENT_TRUNCATED
-            self.fragment_id = segment.ip_id
+            self.fragment_id = self.segment.ip_id
             self.fragment_offset = (fragment & 0x1FFF) * 8
             self.fragment_more = fragment & 0x2000 != 0
             self.fragment_start = start + header
@@ -673,16 +665,15 @@ class Decoder:
             return 1
         if end > start + length:
             end = start + length
-        return self._transport(buffer, start + header, end, length - header)
+        return self._transport(octets, start + header, end, length - header)
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _ipv6(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """RFC 8200: the fixed header, then extension headers up to the transport."""
-        segment: Segment = self.segment
         length: cython.longlong
         following: cython.int
         size: cython.int
@@ -690,16 +681,16 @@ class Decoder:
         headers: cython.int = 0
         if end - start < 40:
             return _IP_TRUNCATED
-        length = u16(buffer, start + 4)
+        length = u16(octets, start + 4)
         if length == 0:  # a jumbogram (RFC 2675), or segmentation offload
             length = end - start - 40 + uncaptured
-        following = buffer.octets[start + 6]
-        segment.ip_version = 6
-        segment.ip_id = 0
-        segment.source_high = _u64(buffer, start + 8)
-        segment.source_low = _u64(buffer, start + 16)
-        segment.destination_high = _u64(buffer, start + 24)
-        segment.destination_low = _u64(buffer, start + 32)
+        following = octets[start + 6]
+        self.segment.ip_version = 6
+        self.segment.ip_id = 0
+        self.segment.source_high = u64(octets, start + 8)
+        self.segment.source_low = u64(octets, start + 16)
+        self.segment.destination_high = u64(octets, start + 24)
+        self.segment.destination_low = u64(octets, start + 32)
         start += 40
         while True:
             if following == 44:  # fragment
@@ -707,12 +698,12 @@ class Decoder:
                     return _IP_MALFORMED
                 if end - start < 8:
                     return _IP_TRUNCATED
-                field = u16(buffer, start + 2)
+                field = u16(octets, start + 2)
                 if field & 0xFFF9:  # otherwise an atomic fragment, which is whole (RFC 6946)
                     if end - start < length:
                         return _FRAGMENT_TRUNCATED
-                    self.protocol = buffer.octets[start]
-                    self.fragment_id = u32(buffer, start + 4)
+                    self.protocol = octets[start]
+                    self.fragment_id = u32(octets, start + 4)
                     self.fragment_offset = field & 0xFFF8
                     self.fragment_more = field & 1 != 0
                     self.fragment_start = start + 8
@@ -722,18 +713,18 @@ class Decoder:
             elif following in (0, 43, 60, 135, 139, 140):  # hop-by-hop, routing, destination, mobility, HIP, shim6
                 if end - start < 2:
                     return _IP_TRUNCATED
-                size = (buffer.octets[start + 1] + 1) * 8
+                size = (octets[start + 1] + 1) * 8
             elif following == 51:  # authentication header (RFC 4302)
                 if end - start < 2:
                     return _IP_TRUNCATED
-                size = (buffer.octets[start + 1] + 2) * 4
+                size = (octets[start + 1] + 2) * 4
             else:
                 break
             if size > length:
                 return _IP_MALFORMED
             if end - start < size:
                 return _IP_TRUNCATED
-            following = buffer.octets[start]
+            following = octets[start]
             start += size
             length -= size
             headers += 1
@@ -742,45 +733,44 @@ class Decoder:
         self.protocol = following
         if end > start + length:
             end = start + length
-        return self._transport(buffer, start, end, length)
+        return self._transport(octets, start, end, length)
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _transport(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         length: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """By IP protocol: TCP (RFC 9293 section 3.1), or what may be a tunnel."""
-        segment: Segment = self.segment
         header: cython.int
         if self.protocol != 6:
-            return self._tunnel(buffer, start, end, length)
+            return self._tunnel(octets, start, end, length)
         if end - start < 20:
             return _TCP_MALFORMED if length < 20 else _TCP_TRUNCATED
-        header = (buffer.octets[start + 12] >> 4) * 4
+        header = (octets[start + 12] >> 4) * 4
         if header < 20 or header > length:
             return _TCP_MALFORMED
-        if self.verify_checksums and end - start == length and not self._sound(buffer, start, end):
+        if self.verify_checksums and end - start == length and not self._sound(octets, start, end):
             return _BAD_CHECKSUM
-        segment.source_port = u16(buffer, start)
-        segment.destination_port = u16(buffer, start + 2)
-        segment.seq = u32(buffer, start + 4)
-        segment.ack = u32(buffer, start + 8)
-        segment.flags = buffer.octets[start + 13]
-        segment.checksum = u16(buffer, start + 16)
-        segment.payload_length = length - header
-        segment.payload_start = start + header
-        segment.payload_end = end
-        if segment.payload_start > end:  # cut inside the options
-            segment.payload_start = end
-        if segment.flags & 0x20:
-            segment.urgent = u16(buffer, start + 18)
+        self.segment.source_port = u16(octets, start)
+        self.segment.destination_port = u16(octets, start + 2)
+        self.segment.seq = u32(octets, start + 4)
+        self.segment.ack = u32(octets, start + 8)
+        self.segment.flags = octets[start + 13]
+        self.segment.checksum = u16(octets, start + 16)
+        self.segment.payload_length = length - header
+        self.segment.payload_start = start + header
+        self.segment.payload_end = end
+        if self.segment.payload_start > end:  # cut inside the options
+            self.segment.payload_start = end
+        if self.segment.flags & 0x20:
+            self.segment.urgent = u16(octets, start + 18)
         return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _tunnel(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         length: cython.longlong,
     ) -> cython.int:  # fmt: skip
         """Whatever is not TCP, `length` bytes of which start to end are captured: goes on inside, if it is a tunnel."""
@@ -799,9 +789,9 @@ class Decoder:
         if protocol == 17:  # RFC 768
             if end - start < 8:
                 return _NOT_TCP
-            source = u16(buffer, start)
-            destination = u16(buffer, start + 2)
-            size = u16(buffer, start + 4)
+            source = u16(octets, start)
+            destination = u16(octets, start + 2)
+            size = u16(octets, start + 4)
             if size == 0:
                 size = length
             if size < 8 or size > length:
@@ -809,11 +799,11 @@ class Decoder:
             length = size
             if end > start + length:
                 end = start + length
-            found = tunnel.udp(outer, buffer, start + 8, end, length - 8, source, destination)
+            found = tunnel.udp(outer, octets, start + 8, end, length - 8, source, destination)
         elif protocol == 47:
-            found = tunnel.gre(outer, buffer, start, end)
+            found = tunnel.gre(outer, octets, start, end)
         elif protocol == 97:
-            found = tunnel.etherip(outer, buffer, start, end)
+            found = tunnel.etherip(outer, octets, start, end)
         elif protocol == 137:
             tunnel.mpls(outer, start)
         else:  # RFC 2003, RFC 2473, RFC 4213
@@ -834,22 +824,22 @@ class Decoder:
             self._step(outer.kind, outer.id if outer.shared else -1)
         self.layers = 0
         length -= outer.start - start  # of the inside
-        return self._inside(buffer, outer.start, end, length - (end - outer.start), outer.inside)
+        return self._inside(octets, outer.start, end, length - (end - outer.start), outer.inside)
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _inside(
-        self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
+        self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t,
         uncaptured: cython.longlong, inside: cython.int,
     ) -> cython.int:  # fmt: skip
         """What a tunnel carries: see Outer."""
         if inside == 0:
-            return self._network(buffer, start, end, uncaptured)
+            return self._network(octets, start, end, uncaptured)
         if inside == 1:
-            return self._ppp(buffer, start, end, uncaptured)
+            return self._ppp(octets, start, end, uncaptured)
         if inside == 0x6558:
-            return self._ethernet(buffer, start, end, uncaptured)
-        return self._by_ethertype(buffer, start, end, uncaptured, inside)
+            return self._ethernet(octets, start, end, uncaptured)
+        return self._by_ethertype(octets, start, end, uncaptured, inside)
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -864,10 +854,10 @@ class Decoder:
 
     @cython.cfunc
     @cython.exceptval(check=False)
-    def _sound(self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.bint:
+    def _sound(self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.bint:
         """Whether the checksum of this TCP segment is right, with the pseudo header of its addresses."""
         segment: Segment = self.segment
-        total: cython.longlong = 6 + (end - start) + _sum(buffer, start, end)
+        total: cython.longlong = 6 + (end - start) + _sum(octets, start, end)
         total += _words(segment.source_high) + _words(segment.source_low)
         total += _words(segment.destination_high) + _words(segment.destination_low)
         return _folded(total) == 0xFFFF

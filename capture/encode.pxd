@@ -26,7 +26,8 @@ cdef class Encoder:
     cdef frozenset redact_headers, redact_names, url_headers
     cdef bytes header_table, secret_table
     cdef dict mime_types, hosts
-    cdef bytes second
+    cdef bytes second, last_scheme, last_authority, last_content_type, last_mime_type
+    cdef tuple last_site
     cdef long long second_ns
 
     cpdef bytes encode(self, Exchange exchange)

@@ -104,8 +104,12 @@ class Identity:
     hashed: what goes into every id; source, destination, network: JSON, the first two up to the number of bytes.
     key and client are Kafka keys."""
 
-    def __init__(self) -> None:
-        self.hashed = self.source = self.destination = self.network = self.key = self.client = b""
+    hashed: bytes
+    source: bytes
+    destination: bytes
+    network: bytes
+    key: bytes
+    client: bytes
 
 
 @cython.final
@@ -135,6 +139,11 @@ class Encoder:
         self.secret_table = name_table(self.redact_names)
         self.send = send
         self.quote = msgspec.json.Encoder().encode
+        self.last_scheme: bytes = None
+        self.last_authority: bytes = None
+        self.last_site: tuple = None
+        self.last_content_type: bytes = None
+        self.last_mime_type: bytes = None
         self.second_ns = -1
         self.second = b""
         self.mime_types: dict[bytes, bytes] = {}
@@ -330,9 +339,9 @@ class Encoder:
     # --- parts ---
 
     @cython.cfunc
-    def _identify(self, connection: Connection, proxies: list) -> Identity:
+    def _identify(self, connection: Connection, proxies: list | None) -> Identity:
         """What all records of the connection share."""
-        identity: Identity = Identity()
+        identity: Identity = Identity.__new__(Identity)
         swapped: cython.bint = connection.client == 2
         v4: cython.bint = connection.ip_version == 4
         source_high: cython.ulonglong = connection.b_high if swapped else connection.a_high
@@ -408,7 +417,7 @@ class Encoder:
             self._put(b',"inner":{"vlan":{"id":"')
             self._integer(connection.inner_vlan)
             self._put(b'"}}')
-        if connection.outers is not None or proxies:
+        if connection.outers is not None or proxies is not None:
             self._tunnels(connection.outers, swapped, proxies)
         self._put(b'},"http":{')
         identity.network = self._cut(0)
@@ -416,7 +425,7 @@ class Encoder:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _tunnels(self, outers: tuple, swapped: cython.bint, proxies: list) -> cython.int:
+    def _tunnels(self, outers: tuple | None, swapped: cython.bint, proxies: list | None) -> cython.int:
         """The tunnels around a connection, then those in it. `swapped`: the first segment was the server's."""
         outer: Outer
         v4: cython.bint
@@ -443,7 +452,7 @@ class Encoder:
                 self._integer(outer.id)
                 self._put(b'"')
             self._put(b"},")
-        for kind, target in proxies:
+        for kind, target in proxies if proxies is not None else ():
             self._put(b'{"type":"')
             self._put(kind.encode())
             self._put(b'","target":')
@@ -458,7 +467,7 @@ class Encoder:
         """An address as text (RFC 5952 for IPv6)."""
         shift: cython.int
         if v4:
-            self._reserve(16)
+            self._reserve(36)
             for shift in (24, 16, 8, 0):
                 self.at = decimal(self.room, self.at, low >> shift & 255)
                 self.room[self.at] = 46
@@ -748,7 +757,7 @@ class Encoder:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _url(self, request: Message, host: bytes) -> cython.int:
+    def _url(self, request: Message, host: bytes | None) -> cython.int:
         """The target (RFC 9112 section 3.2): origin, absolute, authority or asterisk form."""
         target: bytes = self._clean(request.target)
         octets: Octets = octets_of(target)
@@ -813,11 +822,16 @@ class Encoder:
         return self._put(b'"')
 
     @cython.cfunc
-    def _site(self, scheme: bytes, authority: bytes) -> tuple:
+    def _site(self, scheme: bytes | None, authority: bytes) -> tuple:
         """What an authority says, as JSON: the begin of `full`, and domain, scheme and port."""
-        known: tuple = self.hosts.get((scheme, authority))
+        known: tuple
         full: bytes = b""
         rest: bytes = b""
+        if authority == self.last_authority and scheme == self.last_scheme:
+            return self.last_site
+        self.last_authority = authority
+        self.last_scheme = scheme
+        self.last_site = known = self.hosts.get((scheme, authority))
         if known is not None:
             return known
         match = _AUTHORITY.match(authority)
@@ -835,7 +849,7 @@ class Encoder:
             rest += b',"port":%d' % int(port)
         if len(self.hosts) >= _MAX_CACHED:
             self.hosts.clear()
-        self.hosts[(scheme, authority)] = known = (full, rest)
+        self.hosts[(scheme, authority)] = self.last_site = known = (full, rest)
         return known
 
     @cython.cfunc
@@ -900,11 +914,16 @@ class Encoder:
 
     @cython.cfunc
     def _mime_type(self, content_type: bytes) -> bytes:
+        known: bytes
+        if content_type == self.last_content_type:
+            return self.last_mime_type
         known = self.mime_types.get(content_type)
         if known is None:
             known = content_type.partition(b";")[0].strip().lower()
-            if len(self.mime_types) < 4096:
+            if len(self.mime_types) < _MAX_CACHED:
                 self.mime_types[content_type] = known
+        self.last_content_type = content_type
+        self.last_mime_type = known
         return known
 
     # --- redaction ---

@@ -18,6 +18,7 @@ else:
 from .defrag import Defragmenter
 
 
+@cython.final
 @cython.cclass
 class FrameLoop:
     """frames + datagrams put together = filtered + decoder.segments + decoder.fragments + drops of the decoder.

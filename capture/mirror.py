@@ -6,7 +6,7 @@ id, or another timestamp and so another checksum. It is not read, and counted ap
 header may differ, as they do behind a router. The rest of the payload is not looked at: fetching it from memory would
 cost more than all else here.
 
-An acknowledgement without payload, SYN, FIN, RST and IP id is not judged: TCP repeats those within microseconds.
+An acknowledgement without payload, SYN, FIN and RST is not judged: a second one changes nothing.
 
 Bound: the last segment of each of SLOTS places, chosen by a fingerprint with a secret key. A copy that comes later than
 another segment of its place is not recognised; TCP then takes it as a retransmission.
@@ -19,28 +19,17 @@ import cython
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.decode import Segment
-    from cython.cimports.http_capture.capture.octets import u32
-    from cython.cimports.http_capture.capture.source.block import Buffer
+    from cython.cimports.http_capture.capture.octets import Octets, octets_in, u64
 else:
     from .decode import Segment
-    from .octets import u32
-    from .source.block import Buffer
+    from .octets import Octets, octets_in, u64
 
 SLOTS = 1 << 12
 _SLOT_MASK = cython.declare(cython.ulonglong, SLOTS - 1)
 _MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
 
 
-@cython.cfunc
-@cython.inline
-@cython.exceptval(check=False)
-def _eight(buffer: Buffer, at: cython.Py_ssize_t) -> cython.ulonglong:
-    """Eight bytes as a number."""
-    high: cython.ulonglong = u32(buffer, at)
-    low: cython.ulonglong = u32(buffer, at + 4)
-    return high << 32 | low
-
-
+@cython.final
 @cython.cclass
 class MirrorCopies:
     """`segments` and `payload_bytes` count the copies. window_ns = 0: nothing is one."""
@@ -63,10 +52,10 @@ class MirrorCopies:
         mark: cython.longlong
         start: cython.Py_ssize_t = segment.payload_start
         end: cython.Py_ssize_t = segment.payload_end
-        if self.window_ns == 0:
+        octets: Octets
+        if self.window_ns == 0 or (segment.payload_length == 0 and not segment.flags & 0x07):
             return False
-        if segment.payload_length == 0 and segment.ip_id == 0 and not segment.flags & 0x07:
-            return False
+        octets = octets_in(segment.buffer)
         # Multilinear hashing with secret odd keys (Dietzfelbinger 1996): one word that differs always tells.
         # Each word is put together in 64 bits without a sign: a C int has 32 of them with one.
         one = segment.seq
@@ -83,11 +72,11 @@ class MirrorCopies:
             fingerprint += (segment.path ^ segment.source_low) * self.k4
             fingerprint += (segment.source_high + 3 * segment.destination_high & _MASK) * self.k5
         if end - start >= 8:
-            fingerprint += _eight(segment.buffer, start) * self.k6
+            fingerprint += u64(octets, start) * self.k6
         else:
             one = 1
             while start < end:
-                one = one << 8 | segment.buffer.octets[start]
+                one = one << 8 | octets[start]
                 start += 1
             fingerprint += one * self.k6
         fingerprint &= _MASK

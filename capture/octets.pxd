@@ -26,6 +26,10 @@ cdef extern from *:
         return word;
     }
 
+    static inline uint32_t hc_u32(const unsigned char *from) {
+        return (uint32_t)from[0] << 24 | (uint32_t)from[1] << 16 | (uint32_t)from[2] << 8 | (uint32_t)from[3];
+    }
+
     static inline uint32_t hc_load32(const unsigned char *from) {
         return (uint32_t)from[0] | (uint32_t)from[1] << 8 | (uint32_t)from[2] << 16 | (uint32_t)from[3] << 24;
     }
@@ -188,18 +192,29 @@ cdef extern from *:
         return total;
     }
 
+    /* Two digits at a time, from the end. Writes 20 bytes, however many of them are digits. */
     static inline unsigned char *hc_decimal(unsigned char *to, uint64_t value) {
-        unsigned char digits[20];
-        int count = 0;
-        do {
-            digits[count++] = (unsigned char)(48 + value % 10);
-            value /= 10;
-        } while (value);
-        while (count)
-            *to++ = digits[--count];
-        return to;
+        static const char pairs[] =
+            "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748495051"
+            "52535455565758596061626364656667686970717273747576777879808182838485868788899091929394959697989900";
+        unsigned char digits[40];
+        int at = 20;
+        while (value >= 100) {
+            at -= 2;
+            memcpy(digits + at, pairs + 2 * (value % 100), 2);
+            value /= 100;
+        }
+        if (value >= 10) {
+            at -= 2;
+            memcpy(digits + at, pairs + 2 * value, 2);
+        } else {
+            digits[--at] = (unsigned char)(48 + value);
+        }
+        memcpy(to, digits + at, 20);
+        return to + (20 - at);
     }
     """
+    unsigned int hc_u32(const unsigned char *source) nogil
     Py_ssize_t hc_plain(unsigned char *to, const unsigned char *source, Py_ssize_t length) nogil
     Py_ssize_t hc_text(unsigned char *to, const unsigned char *source, Py_ssize_t length) nogil
     Py_ssize_t hc_name(unsigned char *to, const unsigned char *source, Py_ssize_t length) nogil
@@ -207,11 +222,17 @@ cdef extern from *:
     Py_ssize_t hc_controls(const unsigned char *source, Py_ssize_t length) nogil
     unsigned char *hc_decimal(unsigned char *to, unsigned long long value) nogil
 
-cdef inline int u16(Buffer buffer, Py_ssize_t at) noexcept:
-    return buffer.octets[at] << 8 | buffer.octets[at + 1]
+cdef inline int u16(Octets octets, Py_ssize_t at) noexcept:
+    return octets[at] << 8 | octets[at + 1]
 
-cdef inline long long u32(Buffer buffer, Py_ssize_t at) noexcept:
-    return <long long>u16(buffer, at) << 16 | u16(buffer, at + 2)
+cdef inline long long u32(Octets octets, Py_ssize_t at) noexcept:
+    return hc_u32(octets + at)
+
+cdef inline unsigned long long u64(Octets octets, Py_ssize_t at) noexcept:
+    return <unsigned long long>hc_u32(octets + at) << 32 | hc_u32(octets + at + 4)
+
+cdef inline Octets octets_in(Buffer buffer) noexcept:
+    return &buffer.octets[0]
 
 cdef inline Octets octets_of(bytes data) noexcept:
     return <Octets>PyBytes_AS_STRING(data)

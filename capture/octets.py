@@ -136,17 +136,28 @@ def mark(octets: Octets, start: int, end: int) -> int:
 
 
 def decimal(room: Room, at: int, value: int) -> int:
-    """room[at:] becomes the digits of a number from 0 to 2^64-1; returns where they end. There is room for 20."""
+    """room[at:] becomes the digits of a number from 0 to 2^64-1; returns where they end. There is room for 20, all of which
+    may be overwritten."""
     digits = b"%d" % value
     room[at : at + len(digits)] = digits
     return at + len(digits)
 
 
-def u16(buffer: Buffer, at: int) -> int:
-    """The number in two bytes of the buffer, in network order."""
-    return buffer.octets[at] << 8 | buffer.octets[at + 1]
+def octets_in(buffer: Buffer) -> Octets:
+    """The bytes of a buffer, to be read one by one."""
+    return buffer.octets  # type: ignore[return-value]
 
 
-def u32(buffer: Buffer, at: int) -> int:
-    """The number in four bytes of the buffer, in network order."""
-    return u16(buffer, at) << 16 | u16(buffer, at + 2)
+def u16(octets: Octets, at: int) -> int:
+    """The number in two bytes, in network order."""
+    return octets[at] << 8 | octets[at + 1]
+
+
+def u32(octets: Octets, at: int) -> int:
+    """The number in four bytes, in network order."""
+    return u16(octets, at) << 16 | u16(octets, at + 2)
+
+
+def u64(octets: Octets, at: int) -> int:
+    """The number in eight bytes, in network order."""
+    return u32(octets, at) << 32 | u32(octets, at + 4)

@@ -33,6 +33,7 @@ cdef class Stream:
     cdef Py_ssize_t opening_left
     cdef bytes opening
 
+    cdef int set_up(self, Reassembly totals) except? -1
     cpdef int start(self, long long seq) except? -1
     cpdef int segment(self, Buffer buffer, Py_ssize_t start, Py_ssize_t end, long long length, long long seq, long long ack, bint fin, long long timestamp_ns) except? -1
     cpdef int urgent(self, long long seq) except? -1
@@ -63,3 +64,5 @@ cdef class Stream:
     cdef long long _piece_start(self, Py_ssize_t at) except? -1
     cdef int _drop_before(self) except? -1
     cdef int _forget(self) except? -1
+
+cdef Stream new_stream(Reassembly totals)

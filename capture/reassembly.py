@@ -97,6 +97,7 @@ class Consumer:
         return 0
 
 
+@cython.final
 @cython.cclass
 class Reassembly:
     """Limits and counters of all streams together. All in bytes, but for what says segments.
@@ -137,6 +138,8 @@ class Piece:
         self.cut = False
 
 
+@cython.final
+@cython.freelist(64)
 @cython.cclass
 class Stream:
     """The bytes of one direction. `peer` is the other direction, `consumer` who reads.
@@ -145,6 +148,11 @@ class Stream:
     turn began, at `opening_position`; `opening`: its first bytes; opening_left: how many more are remembered."""
 
     def __init__(self, totals: Reassembly) -> None:
+        self.set_up(totals)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def set_up(self, totals: Reassembly) -> cython.int:
         self.totals = totals
         self.consumer: Consumer = None
         self.peer: Stream = None
@@ -162,6 +170,7 @@ class Stream:
         self.turn_ack = -2
         self.opening_position = self.opening_left = 0
         self.opening = b""
+        return 0
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -763,3 +772,11 @@ class Stream:
             self.pieces = None
             self.buffered_bytes = 0
         return 0
+
+
+@cython.cfunc
+def new_stream(totals: Reassembly) -> Stream:
+    """Stream(totals), without a call of the type."""
+    stream: Stream = Stream.__new__(Stream)
+    stream.set_up(totals)
+    return stream

@@ -14,11 +14,9 @@ endpoints and PPTP calls are numbered by each end for itself; such an id is told
 import cython
 
 if cython.compiled:
-    from cython.cimports.http_capture.capture.octets import u16, u32
-    from cython.cimports.http_capture.capture.source.block import Buffer
+    from cython.cimports.http_capture.capture.octets import Octets, u16, u32
 else:
-    from .octets import u16, u32
-    from .source.block import Buffer
+    from .octets import Octets, u16, u32
 
 KINDS = (
     "ipip", "4in6", "6in4", "6in6", "etherip", "gre", "erspan", "pptp", "mpls", "vxlan", "vxlan-gpe", "geneve", "gtp-u",
@@ -86,18 +84,18 @@ class Outer:
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def etherip(outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+def etherip(outer: Outer, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
     """RFC 3378: version 3, twelve reserved bits, an Ethernet frame."""
     if end - start < 2:
         return _TRUNCATED
-    if buffer.octets[start] >> 4 != 3:
+    if octets[start] >> 4 != 3:
         return _UNSUPPORTED
     return outer.found(_ETHERIP, start + 2, _ETHERNET, -1, False)
 
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def gre(outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+def gre(outer: Outer, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
     """RFC 2784 with the key and sequence number of RFC 2890; version 1 is that of PPTP (RFC 2637 section 4.1).
 
     Source routing (RFC 1701), which RFC 2784 does away with, is not read."""
@@ -107,8 +105,8 @@ def gre(outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_s
     key: cython.longlong = -1
     if end - start < 4:
         return _TRUNCATED
-    flags = u16(buffer, start)
-    protocol = u16(buffer, start + 2)
+    flags = u16(octets, start)
+    protocol = u16(octets, start + 2)
     if flags & 0x4007 > 1:
         return _UNSUPPORTED
     if flags & 0x8000:  # checksum
@@ -116,7 +114,7 @@ def gre(outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_s
     if flags & 0x2000:
         if end - at < 4:
             return _TRUNCATED
-        key = u32(buffer, at)
+        key = u32(octets, at)
         at += 4
     if flags & 0x1000:  # sequence number
         at += 4
@@ -133,14 +131,14 @@ def gre(outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_s
     if at > end:
         return _TRUNCATED
     if protocol == 0x88BE:
-        return _erspan_2(outer, buffer, at, end, flags & 0x1000 != 0)
+        return _erspan_2(outer, octets, at, end, flags & 0x1000 != 0)
     if protocol == 0x22EB:
-        return _erspan_3(outer, buffer, at, end)
+        return _erspan_3(outer, octets, at, end)
     if protocol == 0x880B:
         protocol = _PPP
     elif protocol == 0x883E:  # WCCP: version 2 puts four bytes before the IP header
         protocol = _IP
-        if end - at >= 4 and buffer.octets[at] >> 4 != 4 and buffer.octets[at] >> 4 != 6:
+        if end - at >= 4 and octets[at] >> 4 != 4 and octets[at] >> 4 != 6:
             at += 4
     elif protocol < 1536:  # keep-alive, and what has no ethertype
         return _ABSENT
@@ -150,35 +148,35 @@ def gre(outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_s
 @cython.cfunc
 @cython.exceptval(check=False)
 def _erspan_2(
-    outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, numbered: cython.bint
+    outer: Outer, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t, numbered: cython.bint
 ) -> cython.int:
     """draft-foschiano-erspan section 4: type I has no header, and no sequence number in GRE; type II has 8 bytes."""
     if not numbered:
         return outer.found(_ERSPAN, start, _ETHERNET, -1, False)
     if end - start < 8:
         return _TRUNCATED
-    if buffer.octets[start] >> 4 != 1:
+    if octets[start] >> 4 != 1:
         return _UNSUPPORTED
-    return outer.found(_ERSPAN, start + 8, _ETHERNET, u16(buffer, start + 2) & 0x03FF, True)
+    return outer.found(_ERSPAN, start + 8, _ETHERNET, u16(octets, start + 2) & 0x03FF, True)
 
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def _erspan_3(outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+def _erspan_3(outer: Outer, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
     """The same draft, section 4.3: 12 bytes, 8 more where the last bit says so; a frame, or an IP packet (type 2)."""
     flags: cython.int
     at: cython.Py_ssize_t = start + 12
     if end - start < 12:
         return _TRUNCATED
-    if buffer.octets[start] >> 4 != 2:
+    if octets[start] >> 4 != 2:
         return _UNSUPPORTED
-    flags = u16(buffer, start + 10)
+    flags = u16(octets, start + 10)
     if flags & 1:
         at += 8
         if at > end:
             return _TRUNCATED
     return outer.found(
-        _ERSPAN, at, _IP if (flags >> 10) & 0x1F == 2 else _ETHERNET, u16(buffer, start + 2) & 0x03FF, True
+        _ERSPAN, at, _IP if (flags >> 10) & 0x1F == 2 else _ETHERNET, u16(octets, start + 2) & 0x03FF, True
     )
 
 
@@ -192,41 +190,41 @@ def mpls(outer: Outer, start: cython.Py_ssize_t) -> cython.int:
 @cython.cfunc
 @cython.exceptval(check=False)
 def udp(
-    outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, length: cython.longlong,
+    outer: Outer, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t, length: cython.longlong,
     source: cython.int, destination: cython.int,
 ) -> cython.int:  # fmt: skip
     """The tunnel in a UDP datagram whose payload has `length` bytes, captured from start to end; or ABSENT."""
     if end - start < 4:
         return _ABSENT
     if destination == 4789 or destination == 8472 or destination == 4790:
-        if _vxlan(outer, buffer, start, end, destination == 4790) == _FOUND:
+        if _vxlan(outer, octets, start, end, destination == 4790) == _FOUND:
             return _FOUND
     elif destination == 6081:
-        if _geneve(outer, buffer, start, end) == _FOUND:
+        if _geneve(outer, octets, start, end) == _FOUND:
             return _FOUND
     elif destination == 2152 or source == 2152:
-        if _gtp_u(outer, buffer, start, end, length) == _FOUND:
+        if _gtp_u(outer, octets, start, end, length) == _FOUND:
             return _FOUND
     elif destination == 3544 or source == 3544:
-        if _teredo(outer, buffer, start, end, length) == _FOUND:
+        if _teredo(outer, octets, start, end, length) == _FOUND:
             return _FOUND
     elif destination == 5072 or source == 5072:
-        if _ayiya(outer, buffer, start, end) == _FOUND:
+        if _ayiya(outer, octets, start, end) == _FOUND:
             return _FOUND
     elif destination == 4754:  # 4755 is that with DTLS
-        return gre(outer, buffer, start, end)
+        return gre(outer, octets, start, end)
     elif destination == 6635:  # 6636 is that with DTLS
         return mpls(outer, start)
     # Any port: the first that fits, inside and out.
-    if _gtp_u(outer, buffer, start, end, length) == _FOUND and _fits(outer, buffer, start, end, length):
+    if _gtp_u(outer, octets, start, end, length) == _FOUND and _fits(outer, octets, start, end, length):
         return _FOUND
-    if _vxlan(outer, buffer, start, end, False) == _FOUND and _fits(outer, buffer, start, end, length):
+    if _vxlan(outer, octets, start, end, False) == _FOUND and _fits(outer, octets, start, end, length):
         return _FOUND
-    if _geneve(outer, buffer, start, end) == _FOUND and _fits(outer, buffer, start, end, length):
+    if _geneve(outer, octets, start, end) == _FOUND and _fits(outer, octets, start, end, length):
         return _FOUND
-    if _teredo(outer, buffer, start, end, length) == _FOUND and _fits(outer, buffer, start, end, length):
+    if _teredo(outer, octets, start, end, length) == _FOUND and _fits(outer, octets, start, end, length):
         return _FOUND
-    if _ayiya(outer, buffer, start, end) == _FOUND and _fits(outer, buffer, start, end, length):
+    if _ayiya(outer, octets, start, end) == _FOUND and _fits(outer, octets, start, end, length):
         return _FOUND
     return _ABSENT
 
@@ -234,7 +232,7 @@ def udp(
 @cython.cfunc
 @cython.exceptval(check=False)
 def _fits(
-    outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, length: cython.longlong
+    outer: Outer, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t, length: cython.longlong
 ) -> cython.bint:
     """Whether the IP packet inside ends where the datagram does, whose payload is `length` bytes from `start` on."""
     at: cython.Py_ssize_t = outer.start
@@ -245,22 +243,22 @@ def _fits(
     if inside == _ETHERNET:
         if end - at < 14:
             return False
-        inside = u16(buffer, at + 12)
+        inside = u16(octets, at + 12)
         at += 14
         left -= 14
         while (inside == 0x8100 or inside == 0x88A8) and tags < 2 and end - at >= 4:
-            inside = u16(buffer, at + 2)
+            inside = u16(octets, at + 2)
             at += 4
             left -= 4
             tags += 1
     if end - at < 20:
         return False
-    if buffer.octets[at] >> 4 == 4 and (inside == _IP or inside == 0x0800):
-        if buffer.octets[at] & 15 < 5:
+    if octets[at] >> 4 == 4 and (inside == _IP or inside == 0x0800):
+        if octets[at] & 15 < 5:
             return False
-        size = u16(buffer, at + 2)
-    elif buffer.octets[at] >> 4 == 6 and (inside == _IP or inside == 0x86DD):
-        size = 40 + u16(buffer, at + 4)
+        size = u16(octets, at + 2)
+    elif octets[at] >> 4 == 6 and (inside == _IP or inside == 0x86DD):
+        size = 40 + u16(octets, at + 4)
     else:
         return False
     if outer.inside == _ETHERNET:
@@ -271,7 +269,7 @@ def _fits(
 @cython.cfunc
 @cython.exceptval(check=False)
 def _vxlan(
-    outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, generic: cython.bint
+    outer: Outer, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t, generic: cython.bint
 ) -> cython.int:
     """RFC 7348 section 5: a flag says that there is a network id. `generic`: VXLAN-GPE (
     draft-ietf-nvo3-vxlan-gpe section 3), whose P flag announces a next protocol: 1 IPv4, 2 IPv6, 3 Ethernet, 5 MPLS."""
@@ -279,11 +277,11 @@ def _vxlan(
     flags: cython.int
     if end - start < 8:
         return _TRUNCATED
-    flags = buffer.octets[start]
-    if flags & 0x08 == 0 or buffer.octets[start + 7] != 0:
+    flags = octets[start]
+    if flags & 0x08 == 0 or octets[start + 7] != 0:
         return _UNSUPPORTED
     if generic and flags & 0x04:
-        following = buffer.octets[start + 3]
+        following = octets[start + 3]
     elif flags & 0x77 != 0:  # 0x80 is that of a group policy
         return _UNSUPPORTED
     if following == 3:
@@ -294,32 +292,32 @@ def _vxlan(
         following = 0x8847
     else:
         return _UNSUPPORTED
-    return outer.found(_VXLAN_GPE if generic else _VXLAN, start + 8, following, u32(buffer, start + 4) >> 8, True)
+    return outer.found(_VXLAN_GPE if generic else _VXLAN, start + 8, following, u32(octets, start + 4) >> 8, True)
 
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def _geneve(outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+def _geneve(outer: Outer, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
     """RFC 8926 section 3.4: version 0, length of the options in four bytes, protocol, network id."""
     at: cython.Py_ssize_t
     protocol: cython.int
     if end - start < 8:
         return _TRUNCATED
-    if buffer.octets[start] >> 6 != 0 or buffer.octets[start + 1] & 0x3F != 0 or buffer.octets[start + 7] != 0:
+    if octets[start] >> 6 != 0 or octets[start + 1] & 0x3F != 0 or octets[start + 7] != 0:
         return _UNSUPPORTED
-    at = start + 8 + (buffer.octets[start] & 0x3F) * 4
+    at = start + 8 + (octets[start] & 0x3F) * 4
     if at > end:
         return _TRUNCATED
-    protocol = u16(buffer, start + 2)
+    protocol = u16(octets, start + 2)
     if protocol < 1536:
         return _UNSUPPORTED
-    return outer.found(_GENEVE, at, protocol, u32(buffer, start + 4) >> 8, True)
+    return outer.found(_GENEVE, at, protocol, u32(octets, start + 4) >> 8, True)
 
 
 @cython.cfunc
 @cython.exceptval(check=False)
 def _gtp_u(
-    outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, length: cython.longlong
+    outer: Outer, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t, length: cython.longlong
 ) -> cython.int:
     """3GPP TS 29.281 section 5: version 1, a user packet (type 255), its length, the endpoint; extension headers."""
     at: cython.Py_ssize_t = start + 8
@@ -329,49 +327,49 @@ def _gtp_u(
     extensions: cython.int = 0
     if end - start < 8:
         return _TRUNCATED
-    flags = buffer.octets[start]
-    if flags & 0xF0 != 0x30 or buffer.octets[start + 1] != 255 or u16(buffer, start + 2) + 8 > length:
+    flags = octets[start]
+    if flags & 0xF0 != 0x30 or octets[start + 1] != 255 or u16(octets, start + 2) + 8 > length:
         return _UNSUPPORTED
     if flags & 7:
         at += 4
         if at > end:
             return _TRUNCATED
         if flags & 4:
-            following = buffer.octets[at - 1]
+            following = octets[at - 1]
     while following != 0:
         if at >= end:
             return _TRUNCATED
-        size = buffer.octets[at] * 4
+        size = octets[at] * 4
         extensions += 1
         if size == 0 or extensions > _MAX_EXTENSIONS:
             return _UNSUPPORTED
         at += size
         if at > end:
             return _TRUNCATED
-        following = buffer.octets[at - 1]
-    return outer.found(_GTP_U, at, _IP, u32(buffer, start + 4), False)
+        following = octets[at - 1]
+    return outer.found(_GTP_U, at, _IP, u32(octets, start + 4), False)
 
 
 @cython.cfunc
 @cython.exceptval(check=False)
 def _teredo(
-    outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, length: cython.longlong
+    outer: Outer, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t, length: cython.longlong
 ) -> cython.int:
     """RFC 4380 section 5.1.1: an authentication, an origin indication, both or none, then IPv6, of which one end has a
     Teredo address or a link-local one."""
     at: cython.Py_ssize_t = start
-    if u16(buffer, at) == 0x0001:  # lengths of client id and authentication value, these two, nonce, confirmation
-        at += 4 + buffer.octets[start + 2] + buffer.octets[start + 3] + 9
-    if end - at >= 8 and u16(buffer, at) == 0x0000:
+    if u16(octets, at) == 0x0001:  # lengths of client id and authentication value, these two, nonce, confirmation
+        at += 4 + octets[start + 2] + octets[start + 3] + 9
+    if end - at >= 8 and u16(octets, at) == 0x0000:
         at += 8
     if end - at < 40:
         return _TRUNCATED
-    if buffer.octets[at] >> 4 != 6 or at - start + 40 + u16(buffer, at + 4) > length:
+    if octets[at] >> 4 != 6 or at - start + 40 + u16(octets, at + 4) > length:
         return _UNSUPPORTED
     if (
-        u32(buffer, at + 8) != 0x20010000
-        and u32(buffer, at + 24) != 0x20010000
-        and u32(buffer, at + 8) & 0xFFC00000 != 0xFE800000
+        u32(octets, at + 8) != 0x20010000
+        and u32(octets, at + 24) != 0x20010000
+        and u32(octets, at + 8) & 0xFFC00000 != 0xFE800000
     ):
         return _UNSUPPORTED
     return outer.found(_TEREDO, at, _IP, -1, False)
@@ -379,18 +377,18 @@ def _teredo(
 
 @cython.cfunc
 @cython.exceptval(check=False)
-def _ayiya(outer: Outer, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+def _ayiya(outer: Outer, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
     """draft-massar-v6ops-ayiya section 3: lengths of identity and signature, operation 1 (forward), protocol, time."""
     at: cython.Py_ssize_t
     following: cython.int
     if end - start < 8:
         return _TRUNCATED
-    following = buffer.octets[start + 3]
-    if buffer.octets[start + 2] & 0x0F != 1 or (following != 41 and following != 4):
+    following = octets[start + 3]
+    if octets[start + 2] & 0x0F != 1 or (following != 41 and following != 4):
         return _UNSUPPORTED
-    if buffer.octets[start] >> 4 > 6:
+    if octets[start] >> 4 > 6:
         return _UNSUPPORTED
-    at = start + 8 + (1 << (buffer.octets[start] >> 4)) + (buffer.octets[start + 1] >> 4) * 4
+    at = start + 8 + (1 << (octets[start] >> 4)) + (octets[start + 1] >> 4) * 4
     if at > end:
         return _TRUNCATED
     return outer.found(_AYIYA, at, _IP, -1, False)

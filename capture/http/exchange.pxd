@@ -4,6 +4,9 @@ from http_capture.capture.connection cimport Application, Connection
 from http_capture.capture.http.message cimport Message
 from http_capture.capture.http.parser cimport Limits, Listener, Parser
 
+cdef class HttpApplication(Application)
+cdef class HttpConnection(Listener)
+
 cdef class Exchange:
     cdef public HttpConnection conversation
     cdef public Message request, response
@@ -11,6 +14,10 @@ cdef class Exchange:
     cdef public int pipeline_index, reason
     cdef public bint request_done, response_done, complete, uncertain
     cdef public long long retransmitted_bytes, conflicts
+
+    cdef int set_up(self, HttpConnection conversation) except? -1
+
+cdef Exchange new_exchange(HttpConnection conversation)
 
 cdef class HttpConnection(Listener):
     cdef public HttpApplication application
@@ -29,6 +36,7 @@ cdef class HttpConnection(Listener):
     cdef public str target, target_kind
     cdef public list proxies
 
+    cdef int set_up(self, HttpApplication application, Connection connection) except? -1
     cdef Exchange _match(self, Message message)
     cdef int _complete(self, Exchange exchange) except? -1
     cdef int _settle(self, bint confirmed) except? -1

@@ -27,7 +27,7 @@ import cython
 if cython.compiled:
     from cython.cimports.http_capture.capture.connection import Application, Connection
     from cython.cimports.http_capture.capture.http.message import Message
-    from cython.cimports.http_capture.capture.http.parser import Limits, Listener, Parser
+    from cython.cimports.http_capture.capture.http.parser import Limits, Listener, Parser, new_parser
     from cython.cimports.http_capture.capture.reassembly import Stream
     from cython.cimports.http_capture.capture.seq import difference
 else:
@@ -35,7 +35,7 @@ else:
     from ..reassembly import Stream
     from ..seq import difference
     from .message import Message
-    from .parser import Limits, Listener, Parser
+    from .parser import Limits, Listener, Parser, new_parser
 
 # Why an exchange is not complete: message.REASONS, then these. 0: it is complete.
 REASONS = (
@@ -64,6 +64,8 @@ _LOST = cython.declare(cython.int, 10)
 _MIDSTREAM = cython.declare(cython.int, 16)  # a connection seen from its middle is searched this much longer
 
 
+@cython.final
+@cython.freelist(64)
 @cython.cclass
 class Exchange:
     """A request with its response, or one of the two. `informational`: the heads of 1xx answers. `reason`: see REASONS.
@@ -71,7 +73,10 @@ class Exchange:
     pipeline_index: how many requests before it were unanswered when it was sent. uncertain: at its time the number of
     outstanding requests was not certain."""
 
-    def __init__(self, conversation: HttpConnection) -> None:
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def set_up(self, conversation: HttpConnection) -> cython.int:
+        """What begins an exchange that new_exchange() has made."""
         self.conversation = conversation
         self.request: Message = None
         self.response: Message = None
@@ -79,8 +84,18 @@ class Exchange:
         self.pipeline_index = self.reason = 0
         self.request_done = self.response_done = self.complete = self.uncertain = False
         self.retransmitted_bytes = self.conflicts = 0
+        return 0
 
 
+@cython.cfunc
+def new_exchange(conversation: HttpConnection) -> Exchange:
+    """An exchange without messages. Like new_message(), without a call of the type."""
+    exchange: Exchange = Exchange.__new__(Exchange)
+    exchange.set_up(conversation)
+    return exchange
+
+
+@cython.final
 @cython.cclass
 class HttpApplication(Application):
     """Opens a HttpConnection for each TCP connection. `deliver(exchange)` is called for each exchange.
@@ -103,7 +118,8 @@ class HttpApplication(Application):
     @cython.ccall
     @cython.exceptval(-1)
     def open(self, connection: Connection) -> cython.int:
-        conversation: HttpConnection = HttpConnection(self, connection)
+        conversation: HttpConnection = HttpConnection.__new__(HttpConnection)
+        conversation.set_up(self, connection)
         connection.application = conversation
         connection.forward.consumer = conversation.forward
         connection.backward.consumer = conversation.backward
@@ -120,11 +136,14 @@ class HttpApplication(Application):
         return 0
 
 
+@cython.final
 @cython.cclass
 class HttpConnection(Listener):
     """Pairs the messages of one connection. `requests` and `responses` are its parsers, once their roles are known."""
 
-    def __init__(self, application: HttpApplication, connection: Connection) -> None:
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def set_up(self, application: HttpApplication, connection: Connection) -> cython.int:
         limits: Limits = application.limits
         self.application = application
         self.connection = connection
@@ -144,16 +163,17 @@ class HttpConnection(Listener):
         self.timed = False  # a record has told how long the handshake took
         self.target = ""  # HOST:PORT that the last CONNECT or SOCKS handshake asked for
         self.target_kind = ""
-        self.proxies: list[tuple[str, str]] = []
+        self.proxies: list[tuple[str, str]] | None = None
         if connection.client == 0:
-            self.forward = Parser(limits, self, _EITHER)
-            self.backward = Parser(limits, self, _EITHER)
+            self.forward = new_parser(limits, self, _EITHER)
+            self.backward = new_parser(limits, self, _EITHER)
         elif connection.client == 1:
-            self.forward = self.requests = Parser(limits, self, _REQUEST)
-            self.backward = self.responses = Parser(limits, self, _RESPONSE)
+            self.forward = self.requests = new_parser(limits, self, _REQUEST)
+            self.backward = self.responses = new_parser(limits, self, _RESPONSE)
         else:
-            self.forward = self.responses = Parser(limits, self, _RESPONSE)
-            self.backward = self.requests = Parser(limits, self, _REQUEST)
+            self.forward = self.responses = new_parser(limits, self, _RESPONSE)
+            self.backward = self.requests = new_parser(limits, self, _REQUEST)
+        return 0
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -189,7 +209,7 @@ class HttpConnection(Listener):
         if parser is self.requests:
             if self.doubtful is not None:
                 self._settle(True)
-            exchange = Exchange(self)
+            exchange = new_exchange(self)
             exchange.request = message
             exchange.retransmitted_bytes = -self._retransmitted()
             exchange.conflicts = -self._conflicts()
@@ -226,7 +246,7 @@ class HttpConnection(Listener):
         exchange = self._match(message)
         self.answer_ack = message.ack
         if exchange is None:
-            exchange = Exchange(self)
+            exchange = new_exchange(self)
             exchange.request_done = True
             exchange.retransmitted_bytes = -self._retransmitted()
             exchange.conflicts = -self._conflicts()
@@ -300,7 +320,9 @@ class HttpConnection(Listener):
     def on_inside(self, parser: Parser, http: cython.bint) -> cython.int:
         """HTTP in a tunnel is this connection's: it goes on in the same parsers, and the record says through what."""
         other: Parser = self.responses if parser is self.requests else self.requests
-        if http and len(self.proxies) < _MAX_PROXIES:
+        if http and (self.proxies is None or len(self.proxies) < _MAX_PROXIES):
+            if self.proxies is None:
+                self.proxies = []
             self.proxies.append((self.target_kind, self.target))
             self.identity = None
             return 1
@@ -361,7 +383,7 @@ class HttpConnection(Listener):
             exchange = self.outstanding[0]
             if message.ack >= 0 and difference(message.ack, exchange.request.seq) <= 0:
                 return None
-            self.outstanding.pop(0)
+            del self.outstanding[0]
             if self.sure > 0:
                 self.sure -= 1
             return exchange
@@ -403,7 +425,7 @@ class HttpConnection(Listener):
                 self._emit(exchange, 0)
             return 0
         self.uncertain = self.pipelined = True
-        other = Exchange(self)
+        other = new_exchange(self)
         other.response = exchange.response
         other.request_done = True
         other.retransmitted_bytes = -self._retransmitted()

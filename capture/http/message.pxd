@@ -35,3 +35,7 @@ cdef class Message:
     cdef public list kept
     cdef public object decoder
     cdef public Py_ssize_t kept_bytes
+
+    cdef int set_up(self, int role) except? -1
+
+cdef Message new_message(int role)

@@ -13,6 +13,9 @@ cdef class Limits:
     cdef public object decoder_memory
     cdef public long long head_bytes, body_bytes, framing_bytes, skipped_bytes, tunnel_bytes, pending_bytes
     cdef public long long requests, responses, informational, resyncs, heads_too_large, headers_overflow, decoding_failures
+    cdef bytes last_type
+    cdef bint last_wanted
+
     cdef bint wanted(self, bytes content_type)
 
 cdef class Listener:
@@ -43,6 +46,7 @@ cdef class Parser(Consumer):
     cdef long long head_gap, length
     cdef long long seq, older_ack, old_ack, old_ns, ack, now_ns
 
+    cdef int set_up(self, Limits limits, Listener listener, int role) except? -1
     cpdef int proceed(self, int state) except? -1
     cdef int _again(self) except? -1
     cdef int _has_body(self) except? -1
@@ -83,3 +87,5 @@ cdef class Parser(Consumer):
     cdef int _end(self, int reason) except? -1
     cdef int _lose(self) except? -1
     cdef int _skip_pending(self) except? -1
+
+cdef Parser new_parser(Limits limits, Listener listener, int role)

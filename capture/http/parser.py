@@ -29,7 +29,7 @@ import re
 import cython
 
 if cython.compiled:
-    from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message
+    from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message, new_message
     from cython.cimports.http_capture.capture.octets import controls, copied, line_end, part
     from cython.cimports.http_capture.capture.reassembly import Consumer
     from cython.cimports.http_capture.capture.seq import advance
@@ -39,7 +39,7 @@ else:
     from ..reassembly import Consumer
     from ..seq import advance
     from ..source.block import Buffer
-    from .message import HeaderIndex, Message
+    from .message import HeaderIndex, Message, new_message
 from . import lenient, socks
 from .decoding import ContentDecoder, DecoderMemory, listed_codings
 from .message import (
@@ -148,6 +148,7 @@ _BARE_LF = cython.declare(cython.int, 1)  # as in message.ANOMALIES
 _MAX_TEXTUAL = cython.declare(cython.Py_ssize_t, 4096)
 
 
+@cython.final
 @cython.cclass
 class Limits:
     """The bounds of all parsers, and their counters. keep: 0 no bodies, 1 textual ones, 2 all.
@@ -172,21 +173,27 @@ class Limits:
         self.head_bytes = self.body_bytes = self.framing_bytes = 0
         self.skipped_bytes = self.tunnel_bytes = self.pending_bytes = 0
         self.requests = self.responses = self.informational = 0
+        self.last_type: bytes = None
+        self.last_wanted = False
         self.resyncs = self.heads_too_large = self.headers_overflow = self.decoding_failures = 0
 
     @cython.cfunc
-    def wanted(self, content_type: bytes) -> cython.bint:
+    def wanted(self, content_type: bytes | None) -> cython.bint:
         """Whether the content of a body of this type is kept; without a type it is, and the record decides."""
         if self.keep != 1:
             return self.keep == 2
         if content_type is None:
             return True
+        if content_type == self.last_type:
+            return self.last_wanted
         known = self.textual.get(content_type)
         if known is None:
             known = _TEXTUAL.match(content_type) is not None
             if len(self.textual) < _MAX_TEXTUAL:
                 self.textual[content_type] = known
-        return known
+        self.last_type = content_type
+        self.last_wanted = known
+        return self.last_wanted
 
 
 @cython.cclass
@@ -254,6 +261,7 @@ class Listener:
         return 0
 
 
+@cython.final
 @cython.cclass
 class Parser(Consumer):
     """Reads one direction; tells `listener`. `role`: REQUEST, RESPONSE, or EITHER until the bytes have told.
@@ -264,6 +272,11 @@ class Parser(Consumer):
     """
 
     def __init__(self, limits: Limits, listener: Listener, role: cython.int) -> None:
+        self.set_up(limits, listener, role)
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def set_up(self, limits: Limits, listener: Listener, role: cython.int) -> cython.int:
         self.limits = limits
         self.listener = listener
         self.role = role
@@ -295,6 +308,7 @@ class Parser(Consumer):
         # those up to `turn` came before the other side was last heard, with older_ack
         self.turn = 0
         self.older_ack = 0
+        return 0
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -715,7 +729,7 @@ class Parser(Consumer):
     @cython.cfunc
     def _begin(self, at: cython.Py_ssize_t) -> Message:
         """A new message, whose first byte lies at `at` of the bytes now read."""
-        message: Message = Message(self.role)
+        message: Message = new_message(self.role)
         message.seq = advance(self.seq, at)
         message.ack = self.old_ack if at < self.boundary else self.ack
         message.first_ns = self.old_ns if at < self.boundary else self.now_ns
@@ -1277,7 +1291,7 @@ class Parser(Consumer):
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _body(self, data: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+    def _body(self, data: bytes | None, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
         """Body bytes data[start:end], transfer-decoded; data is None where nothing is kept any more."""
         message: Message = self.message
         size: cython.Py_ssize_t = end - start
@@ -1344,3 +1358,11 @@ class Parser(Consumer):
                 self.limits.skipped_bytes += len(self.pending)
             self.pending = None
         return 0
+
+
+@cython.cfunc
+def new_parser(limits: Limits, listener: Listener, role: cython.int) -> Parser:
+    """Parser(limits, listener, role), without a call of the type."""
+    parser: Parser = Parser.__new__(Parser)
+    parser.set_up(limits, listener, role)
+    return parser
