@@ -26,6 +26,7 @@ HOT = [
     "capture.http.parser",
     "capture.http.exchange",
     "capture.encode",
+    "capture.sink.null",
     "capture.frame_loop",
 ]
 MODE = os.environ.get("HTTP_CAPTURE_EXTENSIONS", "auto")

@@ -37,7 +37,7 @@ cdef class Encoder:
     cdef int _integer(self, long long value) except? -1
     cdef int _time(self, long long ns) except? -1
     cdef bint _ascii(self, bytes data, Py_ssize_t start, Py_ssize_t end) except? -1
-    cdef bint _content(self, list pieces, bint cut) except? -1
+    cdef bint _content(self, Octets octets, Py_ssize_t size, bint cut) except? -1
     cdef int _text(self, bytes data, Py_ssize_t start, Py_ssize_t end) except? -1
     cdef int _string(self, bytes data) except? -1
     cdef int _fields(self, bytes head, Py_ssize_t start) except? -1

@@ -28,6 +28,7 @@ if cython.compiled:
         Octets,
         Room,
         again,
+        copied,
         decimal,
         field_name,
         find,
@@ -37,7 +38,6 @@ if cython.compiled:
         plain,
         put,
         room_of,
-        taken,
         text,
     )
     from cython.cimports.http_capture.capture.tunnel import Outer
@@ -50,6 +50,7 @@ else:
         Octets,
         Room,
         again,
+        copied,
         decimal,
         field_name,
         find,
@@ -59,7 +60,6 @@ else:
         plain,
         put,
         room_of,
-        taken,
         text,
     )
     from .tunnel import Outer
@@ -201,7 +201,7 @@ class Encoder:
         self._put(first.head)
         self._reserve(64)
         blake2b_128(self.room, self.at, 0, self.at)
-        self.event_id = taken(self.room, self.at, self.at + 32)
+        self.event_id = copied(self.room, self.at, self.at + 32)
         self.at = 0
         self._put(b'{"event":{"id":"')
         self._put(self.event_id)
@@ -311,7 +311,7 @@ class Encoder:
             self._put(b"]")
         self._timing(exchange, connection)
         self._put(self.tail)
-        self.value = taken(self.room, 0, self.at)
+        self.value = copied(self.room, 0, self.at)
         self.timestamp_ms = first.first_ns // 1_000_000
         if self.key_kind == 0:
             self.key = identity.key
@@ -370,7 +370,7 @@ class Encoder:
             self._number(destination_port, 2)
         self._reserve(64)
         sha1_base64(self.room, self.at, 0, self.at)
-        community: bytes = taken(self.room, self.at, self.at + 28)
+        community: bytes = copied(self.room, self.at, self.at + 28)
         self.at = 0
         self._address(v4, source_high, source_low)
         source: bytes = self._cut(0)
@@ -501,7 +501,7 @@ class Encoder:
     @cython.cfunc
     def _cut(self, begin: cython.Py_ssize_t) -> bytes:
         """Takes what was put since `begin` out again."""
-        data: bytes = taken(self.room, begin, self.at)
+        data: bytes = copied(self.room, begin, self.at)
         self.at = begin
         return data
 
@@ -635,7 +635,7 @@ class Encoder:
                 self._reserve(6 * (end - at) + 64)
                 out = self.room
                 to = self.at
-            elif h == _HOST or h == _USER_AGENT:
+            elif h == _HOST or h == _USER_AGENT:  # noqa: SIM109
                 last = at
                 while last > value and (octets[last - 1] == 13 or octets[last - 1] == 32):
                     last -= 1
@@ -855,12 +855,16 @@ class Encoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _body(self, message: Message) -> cython.int:
-        pieces: list = None
+        content: bytes
+        octets: Octets = octets_of(b"")
+        size: cython.Py_ssize_t = 0
         truncated: cython.bint = False
         self._put(b'{"bytes":')
         self._integer(message.body_bytes)
         if message.decoder is not None:
-            pieces = [message.decoder.content()]
+            content = message.decoder.content()
+            octets = octets_of(content)
+            size = len(content)
             truncated = message.decoder.truncated
             if message.decoder.decoded:
                 self._put(b',"decoded_bytes":')
@@ -870,20 +874,23 @@ class Encoder:
                 self._put(message.decoder.failure.encode())
                 self._put(b'"')
         elif message.kept is not None:
-            pieces = message.kept
+            octets = room_of(message.kept)  # type: ignore[assignment]
+            size = message.kept_bytes
             truncated = message.kept_bytes < message.body_bytes
-        if pieces is not None and message.body_bytes > 0:
+        if (message.decoder is not None or message.kept is not None) and message.body_bytes > 0:
             if self.redact and message.content_type is not None and self._mime_type(message.content_type) == _FORM:
-                content = b"".join(pieces)
+                content = copied(octets, 0, size)
                 if message.decoder is not None and not message.decoder.decoded and _as_text(content, truncated) is None:
                     content = b""  # still encoded: what is secret in it cannot be found
                     truncated = True
-                pieces = [self._clean_pairs(content)]
-            if self._content(pieces, truncated):
+                content = self._clean_pairs(content)
+                octets = octets_of(content)
+                size = len(content)
+            if self._content(octets, size, truncated):
                 self._put(b',"encoding":"text"')
             elif self.keep_unknown or message.content_type is not None:
                 self._put(b',"content":"')
-                self._put(base64.b64encode(b"".join(pieces)))
+                self._put(base64.b64encode(copied(octets, 0, size)))
                 self._put(b'","encoding":"base64"')
             else:
                 truncated = False  # nothing is kept: of no stated type, and no text
@@ -893,23 +900,22 @@ class Encoder:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _content(self, pieces: list, cut: cython.bint) -> cython.bint:
-        """The content as text. False, with nothing put, where it is none."""
+    def _content(self, octets: Octets, size: cython.Py_ssize_t, cut: cython.bint) -> cython.bint:
+        """The content, octets[:size], as text. False, with nothing put, where it is none."""
         begin: cython.Py_ssize_t = self.at
-        i: cython.Py_ssize_t
-        piece: bytes
+        at: cython.Py_ssize_t
         self._put(b',"content":"')
-        for i in range(len(pieces)):
-            piece = pieces[i]
-            if not self._ascii(piece, 0, len(piece)):
-                self.at = begin
-                text = _as_text(b"".join(pieces), cut)
-                if text is None:
-                    return False
-                self._put(b',"content":')
-                self._put(self.quote(text))
-                return True
-        self._put(b'"')
+        self._reserve(6 * size + 16)
+        at = text(self.room, self.at, octets, 0, size)
+        if at >= 0:
+            self.at = at
+            return self._put(b'"') == 0
+        self.at = begin
+        content = _as_text(copied(octets, 0, size), cut)
+        if content is None:
+            return False
+        self._put(b',"content":')
+        self._put(self.quote(content))
         return True
 
     @cython.cfunc

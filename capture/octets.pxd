@@ -1,6 +1,6 @@
 # The C forms of octets.py.
 
-from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memchr, memcpy, memmove
 
@@ -73,26 +73,19 @@ cdef extern from *:
         return i;
     }
 
-    /* One byte that is special, not above 127. */
+    /* What follows the backslash of a byte that is special, not above 127; 0: u00 and two hexadecimal digits. */
+    static const unsigned char hc_letters[128] = {
+        [8] = 'b', [9] = 't', [10] = 'n', [12] = 'f', [13] = 'r', [0x22] = 0x22, [0x5C] = 0x5C};
+
     static inline unsigned char *hc_escape(unsigned char *to, unsigned char c) {
         static const char hex[] = "0123456789abcdef";
-        unsigned char letter = 0;
-        switch (c) {
-        case 0x22: case 0x5C: letter = c; break;
-        case 10: letter = 'n'; break;
-        case 13: letter = 'r'; break;
-        case 9: letter = 't'; break;
-        case 8: letter = 'b'; break;
-        case 12: letter = 'f'; break;
-        }
         to[0] = 0x5C;
-        if (letter) {
-            to[1] = letter;
+        to[1] = hc_letters[c];
+        if (__builtin_expect(to[1] != 0, 1))
             return to + 2;
-        }
         memcpy(to + 1, "u00", 3);
-        to[4] = hex[c >> 4];
-        to[5] = hex[c & 15];
+        to[4] = (unsigned char)hex[c >> 4];
+        to[5] = (unsigned char)hex[c & 15];
         return to + 6;
     }
 
@@ -243,16 +236,20 @@ cdef inline Room room_of(bytearray data) noexcept:
 cdef inline bytes part(bytes data, Py_ssize_t start, Py_ssize_t end):
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, end - start)
 
-cdef inline bytes copied(const unsigned char[::1] octets, Py_ssize_t start, Py_ssize_t end):
-    if end <= start:
-        return b""
-    return PyBytes_FromStringAndSize(<const char *>&octets[start], end - start)
+cdef inline bytes copied(Octets octets, Py_ssize_t start, Py_ssize_t end):
+    return PyBytes_FromStringAndSize(<const char *>octets + start, end - start)
 
-cdef inline bytes taken(Room room, Py_ssize_t start, Py_ssize_t end):
-    return PyBytes_FromStringAndSize(<const char *>room + start, end - start)
+cdef inline bytearray new_room(Py_ssize_t size):
+    return PyByteArray_FromStringAndSize(NULL, size)
+
+cdef inline int resize(bytearray data, Py_ssize_t size) except -1:
+    return PyByteArray_Resize(data, size)
 
 cdef inline void put(Room room, Py_ssize_t at, bytes data, Py_ssize_t start, Py_ssize_t end) noexcept:
     memcpy(room + at, PyBytes_AS_STRING(data) + start, end - start)
+
+cdef inline void put_octets(Room room, Py_ssize_t at, Octets octets, Py_ssize_t start, Py_ssize_t end) noexcept:
+    memcpy(room + at, octets + start, end - start)
 
 cdef inline void again(Room room, Py_ssize_t at, Py_ssize_t start, Py_ssize_t end) noexcept:
     memmove(room + at, room + start, end - start)

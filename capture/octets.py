@@ -43,19 +43,29 @@ def part(data: bytes, start: int, end: int) -> bytes:
     return data[start:end]
 
 
-def copied(octets: memoryview | bytearray, start: int, end: int) -> bytes:
-    """octets[start:end] as bytes of its own; octets: a memoryview or a bytearray."""
+def copied(octets: Octets | Room, start: int, end: int) -> bytes:
+    """octets[start:end] as bytes of its own."""
     return bytes(octets[start:end])
 
 
-def taken(room: Room, start: int, end: int) -> bytes:
-    """room[start:end] as bytes of its own."""
-    return bytes(room[start:end])
+def new_room(size: int) -> bytearray:
+    """So many bytes of any value."""
+    return bytearray(size)
+
+
+def resize(data: bytearray, size: int) -> None:
+    """Makes it longer or shorter; new bytes have any value. A Room of it is none any more."""
+    data[size:] = bytes(max(0, size - len(data)))
 
 
 def put(room: Room, at: int, data: bytes, start: int, end: int) -> None:
     """room[at:] becomes data[start:end]; there is room for it."""
     room[at : at + end - start] = data[start:end]
+
+
+def put_octets(room: Room, at: int, octets: Octets, start: int, end: int) -> None:
+    """room[at:] becomes octets[start:end]; there is room for it."""
+    room[at : at + end - start] = octets[start:end]
 
 
 def again(room: Room, at: int, start: int, end: int) -> None:
@@ -136,8 +146,8 @@ def mark(octets: Octets, start: int, end: int) -> int:
 
 
 def decimal(room: Room, at: int, value: int) -> int:
-    """room[at:] becomes the digits of a number from 0 to 2^64-1; returns where they end. There is room for 20, all of which
-    may be overwritten."""
+    """room[at:] becomes the digits of a number from 0 to 2^64-1; returns where they end. There is room for 20 bytes, all
+    of which may be overwritten."""
     digits = b"%d" % value
     room[at : at + len(digits)] = digits
     return at + len(digits)

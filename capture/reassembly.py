@@ -40,11 +40,20 @@ other direction was seen yet, the first bytes after a SYN tell where it begins (
 import cython
 
 if cython.compiled:
-    from cython.cimports.http_capture.capture.octets import copied
+    from cython.cimports.http_capture.capture.octets import (
+        Octets,
+        Room,
+        copied,
+        new_room,
+        octets_in,
+        put_octets,
+        resize,
+        room_of,
+    )
     from cython.cimports.http_capture.capture.seq import advance, difference
     from cython.cimports.http_capture.capture.source.block import Buffer
 else:
-    from .octets import copied
+    from .octets import Octets, Room, copied, new_room, octets_in, put_octets, resize, room_of
     from .seq import advance, difference
     from .source.block import Buffer
 
@@ -65,7 +74,7 @@ _LAST = cython.declare(cython.int, 1)
 _LINUX = cython.declare(cython.int, 2)
 
 OPENING = 256  # bytes of each turn that are remembered
-_OPENING = cython.declare(cython.Py_ssize_t, 256)
+_OPENING = cython.declare(cython.Py_ssize_t, OPENING)
 _FAR = cython.declare(cython.longlong, 1 << 30)  # a segment or acknowledgement further away than this is nonsense
 _PIECE_OVERHEAD = cython.declare(cython.longlong, 256)  # what a kept piece costs beside its bytes
 
@@ -169,7 +178,7 @@ class Stream:
         self.urgent_seq = -1
         self.turn_ack = -2
         self.opening_position = self.opening_left = 0
-        self.opening = b""
+        self.opening: bytearray = None
         return 0
 
     @cython.ccall
@@ -522,18 +531,21 @@ class Stream:
     ) -> cython.int:
         """Copies the next bytes into the opening of this turn, or of a new one."""
         size: cython.Py_ssize_t = end - start
-        if ack != self.turn_ack or self.opening_position + len(self.opening) != self.position:
+        known: cython.Py_ssize_t = 0
+        if ack != self.turn_ack or self.opening is None or self.opening_position + len(self.opening) != self.position:
             self.turn_ack = ack
             self.opening_position = self.position
             self.opening_left = _OPENING
-            self.opening = b""
+        else:
+            known = len(self.opening)
         if size > self.opening_left:
             size = self.opening_left
         self.opening_left -= size
-        if self.opening:
-            self.opening += copied(buffer.octets, start, start + size)
-        else:
-            self.opening = copied(buffer.octets, start, start + size)
+        if self.opening is None:
+            self.opening = new_room(size)
+        elif known + size != len(self.opening):
+            resize(self.opening, known + size)
+        put_octets(room_of(self.opening), known, octets_in(buffer), start, start + size)
         return 0
 
     @cython.cfunc
@@ -542,18 +554,21 @@ class Stream:
         self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, offset: cython.longlong
     ) -> cython.int:
         """Counts the bytes that come again, at position `offset`, and are not those of the opening."""
-        opening: bytes = self.opening
+        opening: Room
+        octets: Octets = octets_in(buffer)
         low: cython.longlong = self.opening_position
-        high: cython.longlong = low + len(opening)
+        high: cython.longlong
         at: cython.longlong
-        if end - start == 1 and offset == self.position - 1:  # a keep-alive probe
+        if self.opening is None or (end - start == 1 and offset == self.position - 1):  # a keep-alive probe
             return 0
+        opening = room_of(self.opening)
+        high = low + len(self.opening)
         if low < offset:
             low = offset
         if high > offset + (end - start):
             high = offset + (end - start)
         for at in range(low, high):
-            if opening[at - self.opening_position] != buffer.octets[start + (at - offset)]:
+            if opening[at - self.opening_position] != octets[start + (at - offset)]:
                 self.differing += 1
         return 0
 
@@ -611,7 +626,7 @@ class Stream:
             if self.differing:
                 self._conflict()
             return 0
-        whole = Buffer(copied(buffer.octets, start, end))
+        whole = Buffer(copied(octets_in(buffer), start, end))
         totals.buffered_segments += 1
         if self.pieces is None:
             self.pieces = []
@@ -674,7 +689,7 @@ class Stream:
         """A new piece from `whole`, whose first byte is at `begin`."""
         buffer: Buffer = whole
         if start != begin or end - start != whole.octets.shape[0]:
-            buffer = Buffer(copied(whole.octets, start - begin, end - begin))
+            buffer = Buffer(copied(octets_in(whole), start - begin, end - begin))
         self.pieces.insert(at, Piece(start, end, ack, timestamp_ns, buffer, begin, finish))
         self.buffered_bytes += end - start + _PIECE_OVERHEAD
         self.totals.buffered_bytes += end - start
@@ -706,7 +721,7 @@ class Stream:
             if policy == _LINUX and (begin > old.begin or (begin == old.begin and finish <= old.finish)):
                 return 0
         new = Piece(
-            start, end, old.ack, old.timestamp_ns, Buffer(copied(whole.octets, start - begin, end - begin)),
+            start, end, old.ack, old.timestamp_ns, Buffer(copied(octets_in(whole), start - begin, end - begin)),
             begin, finish,
         )  # fmt: skip
         if end < old.end:
@@ -727,7 +742,7 @@ class Stream:
         new: Piece = Piece(start, end, old.ack, old.timestamp_ns, old.buffer, old.begin, old.finish)
         new.cut = old.cut
         if not old.cut:
-            new.buffer = Buffer(copied(old.buffer.octets, start - old.start, end - old.start))
+            new.buffer = Buffer(copied(octets_in(old.buffer), start - old.start, end - old.start))
         return new
 
     @cython.cfunc

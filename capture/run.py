@@ -35,7 +35,7 @@ log = logging.getLogger("http_capture")
 
 HOT = (
     "source.block", "source.files", "source.ring", "tunnel", "decode", "mirror", "reassembly", "connection",
-    "http.message", "http.parser", "http.exchange", "encode", "frame_loop",
+    "http.message", "http.parser", "http.exchange", "encode", "sink.null", "frame_loop",
 )  # fmt: skip
 LATE = ("brotli", "zstandard")  # imported for the first body that needs them: another user may not be able to
 PROGRESS_AFTER_SECONDS = 1.0

@@ -198,7 +198,7 @@ def touched_by(messages: list[Sent], at: int, size: int) -> tuple[set[int], bool
 
 
 def whole(got: Message, sent: Sent) -> bool:
-    body = b"".join(got.kept or ())
+    body = bytes(got.kept or b"")[: got.kept_bytes]
     return got.incomplete == 0 and got.head == sent.head and body == sent.body and got.gap_bytes == 0
 
 

@@ -12,6 +12,7 @@ import time
 import pytest
 from http_capture.capture.errors import NotPermittedError, UndeliveredError, UsageError
 from http_capture.capture.sink import SinkStats, lines, open_sink
+from http_capture.capture.sink.null import Null
 from http_capture.config.settings import KafkaSettings, SinkSettings
 
 HEADERS = [("id", b"1")]
@@ -60,7 +61,7 @@ def opened(to, *, live=False, brokers=()):
 def test_without_brokers_the_default_is_standard_output():
     assert isinstance(opened(""), lines.Lines)
     assert isinstance(opened("stdout", brokers=("a:1",)), lines.Lines)
-    assert isinstance(opened("null"), lines.Null)
+    assert isinstance(opened("null"), Null)
 
 
 @pytest.mark.parametrize(

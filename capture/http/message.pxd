@@ -1,5 +1,7 @@
 # C types of message.py.
 
+from http_capture.capture.octets cimport Octets
+
 cdef class HeaderIndex:
     cdef public int count, capacity
     cdef public bint overflow, folded, undecided
@@ -32,10 +34,11 @@ cdef class Message:
     cdef public long long body_bytes, wire_bytes, gap_bytes
     cdef public bint cut
     cdef public int incomplete, anomalies
-    cdef public list kept
+    cdef public bytearray kept
     cdef public object decoder
     cdef public Py_ssize_t kept_bytes
 
     cdef int set_up(self, int role) except? -1
+    cdef int keep_octets(self, Octets octets, Py_ssize_t start, Py_ssize_t end) except? -1
 
 cdef Message new_message(int role)

@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING
 import cython
 
 if cython.compiled:
-    from cython.cimports.http_capture.capture.octets import Octets, find, mark, octets_of, part
+    from cython.cimports.http_capture.capture.octets import (
+        Octets,
+        find,
+        mark,
+        octets_of,
+        part,
+        put_octets,
+        resize,
+        room_of,
+    )
 else:
-    from ..octets import Octets, find, mark, octets_of, part
+    from ..octets import Octets, find, mark, octets_of, part, put_octets, resize, room_of
 
 if TYPE_CHECKING:
     from .decoding import ContentDecoder
@@ -344,7 +353,7 @@ class Message:
     seq, ack: sequence number of its first byte and acknowledgement number of the segment that brought it.
     first_ns, last_ns: frame times of its first and last byte. version: 9, 10, 11, or 0 where it is none of these.
     body_bytes: transfer-decoded length, the true one; wire_bytes: all of the message as sent; gap_bytes: lost of it.
-    kept: the first kept_bytes bytes of the body, in pieces; or `decoder` has them, decoded. ended: its last byte came;
+    kept: its first kept_bytes bytes are those of the body; or `decoder` has them, decoded. ended: its last byte came;
     incomplete: why it is not whole, one of REASONS. anomalies: a mask of ANOMALIES.
     """
 
@@ -366,9 +375,20 @@ class Message:
         self.body_bytes = self.wire_bytes = self.gap_bytes = 0
         self.cut = False
         self.incomplete = self.anomalies = 0
-        self.kept: list[bytes] = None
+        self.kept: bytearray = None
         self.decoder: ContentDecoder = None
         self.kept_bytes = 0
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def keep_octets(self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+        """Appends octets[start:end] to what is kept of the body."""
+        size: cython.Py_ssize_t = self.kept_bytes + end - start
+        if size > len(self.kept):
+            resize(self.kept, 2 * size)
+        put_octets(room_of(self.kept), self.kept_bytes, octets, start, end)
+        self.kept_bytes = size
         return 0
 
 

@@ -3,6 +3,7 @@
 from http_capture.capture.source.block cimport Buffer
 from http_capture.capture.reassembly cimport Consumer
 from http_capture.capture.http.message cimport HeaderIndex, Message
+from http_capture.capture.octets cimport Octets
 
 cdef class Limits:
     cdef public long long max_head_bytes, search_bytes, max_decoded_bytes, max_ratio
@@ -83,7 +84,7 @@ cdef class Parser(Consumer):
     cdef bint _codings(self, Message message, bytes head, bint sound) except? -1
     cdef list _values(self, bytes head, bytes name)
     cdef int _open_body(self, Message message) except? -1
-    cdef int _body(self, bytes data, Py_ssize_t start, Py_ssize_t end) except? -1
+    cdef int _body(self, Octets octets, Py_ssize_t start, Py_ssize_t end) except? -1
     cdef int _end(self, int reason) except? -1
     cdef int _lose(self) except? -1
     cdef int _skip_pending(self) except? -1

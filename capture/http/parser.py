@@ -30,12 +30,30 @@ import cython
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message, new_message
-    from cython.cimports.http_capture.capture.octets import controls, copied, line_end, part
+    from cython.cimports.http_capture.capture.octets import (
+        Octets,
+        controls,
+        copied,
+        line_end,
+        new_room,
+        octets_in,
+        octets_of,
+        part,
+    )
     from cython.cimports.http_capture.capture.reassembly import Consumer
     from cython.cimports.http_capture.capture.seq import advance
     from cython.cimports.http_capture.capture.source.block import Buffer
 else:
-    from ..octets import controls, copied, line_end, part
+    from ..octets import (
+        Octets,
+        controls,
+        copied,
+        line_end,
+        new_room,
+        octets_in,
+        octets_of,
+        part,
+    )
     from ..reassembly import Consumer
     from ..seq import advance
     from ..source.block import Buffer
@@ -146,6 +164,7 @@ _MAX_LINE = cython.declare(cython.Py_ssize_t, 8192)  # a first line without an e
 _MAX_BLANKS = cython.declare(cython.int, 64)  # other than line ends, between messages
 _BARE_LF = cython.declare(cython.int, 1)  # as in message.ANOMALIES
 _MAX_TEXTUAL = cython.declare(cython.Py_ssize_t, 4096)
+_FIRST_ROOM = cython.declare(cython.Py_ssize_t, 8192)  # for a body; it grows with what comes, not with what is promised
 
 
 @cython.final
@@ -321,13 +340,11 @@ class Parser(Consumer):
         if (self.state == _BODY and size < self.remaining) or self.state == _UNTIL_CLOSE:
             self.remaining -= size
             self.now_ns = timestamp_ns
-            if self.message.keep and self.message.kept_bytes < self.limits.max_kept_bytes:
-                return self._body(copied(buffer.octets, start, end), 0, size)
-            return self._body(None, 0, size)
+            return self._body(octets_in(buffer), start, end)
         if self.state == _TUNNEL:
             self.limits.tunnel_bytes += size
             return 0
-        return self._feed(copied(buffer.octets, start, end), seq, ack, timestamp_ns)
+        return self._feed(copied(octets_in(buffer), start, end), seq, ack, timestamp_ns)
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -481,11 +498,11 @@ class Parser(Consumer):
             elif state == _BODY:
                 to = end if end - at < self.remaining else at + self.remaining
                 self.remaining -= to - at
-                self._body(data, at, to)
+                self._body(octets_of(data), at, to)
                 if self.remaining == 0:
                     self._body_done()
             elif state == _UNTIL_CLOSE:
-                self._body(data, at, end)
+                self._body(octets_of(data), at, end)
                 to = end
             elif state == _CHUNK_SIZE:
                 to = self._chunk_size(data, at)
@@ -668,7 +685,7 @@ class Parser(Consumer):
         self.boundary = len(held)
         self.before |= STATUS_LINE_MISSING
         self._take_09(held, 0)
-        self._body(held, 0, len(held))
+        self._body(octets_of(held), 0, len(held))
         return self._end(reason)
 
     @cython.cfunc
@@ -1275,6 +1292,7 @@ class Parser(Consumer):
     def _open_body(self, message: Message) -> cython.int:
         """Decides whether the content is kept, and how it is decoded."""
         limits: Limits = self.limits
+        room: cython.Py_ssize_t
         if not limits.wanted(message.content_type):
             return 0
         message.keep = True
@@ -1286,13 +1304,16 @@ class Parser(Consumer):
                     max_ratio=limits.max_ratio, memory=limits.decoder_memory,
                 )  # fmt: skip
                 return 0
-        message.kept = []
+        room = limits.max_kept_bytes if limits.max_kept_bytes < _FIRST_ROOM else _FIRST_ROOM
+        if 0 <= message.content_length < room:
+            room = message.content_length
+        message.kept = new_room(room)
         return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _body(self, data: bytes | None, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
-        """Body bytes data[start:end], transfer-decoded; data is None where nothing is kept any more."""
+    def _body(self, octets: Octets, start: cython.Py_ssize_t, end: cython.Py_ssize_t) -> cython.int:
+        """Body bytes octets[start:end], transfer-decoded."""
         message: Message = self.message
         size: cython.Py_ssize_t = end - start
         room: cython.Py_ssize_t
@@ -1302,14 +1323,13 @@ class Parser(Consumer):
         self.limits.body_bytes += size
         if message.keep:
             if message.decoder is not None:
-                message.decoder.feed(part(data, start, end))
+                message.decoder.feed(copied(octets, start, end))
             else:
                 room = self.limits.max_kept_bytes - message.kept_bytes
-                if room > 0:
-                    if size > room:
-                        size = room
-                    message.kept.append(part(data, start, start + size))
-                    message.kept_bytes += size
+                if size > room:
+                    size = room
+                if size > 0:
+                    message.keep_octets(octets, start, start + size)
         return 0
 
     @cython.cfunc

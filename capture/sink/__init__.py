@@ -55,10 +55,12 @@ def open_sink(settings: SinkSettings, kafka: KafkaSettings, *, live: bool) -> Si
 
         return KafkaSink(kafka, live=live)
     if to in ("stdout", "null") or (name == "file" and path):
+        if to == "null":
+            from .null import Null
+
+            return Null()
         from . import lines
 
-        if to == "null":
-            return lines.Null()
         return lines.open_file(path, live=live) if path else lines.open_stdout(live=live)
     if name == "file":
         raise UsageError("--sink file: needs a path: file:PATH")

@@ -51,30 +51,6 @@ class ReaderGone(UndeliveredError):
     exit_code = 0
 
 
-class Null:
-    """Counts records and keeps none."""
-
-    def __init__(self) -> None:
-        self._stats = SinkStats()
-
-    def send(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]], timestamp_ms: int) -> None:
-        self._stats.records += 1
-        self._stats.delivered += 1
-        self._stats.bytes += len(value)
-
-    def poll(self) -> None:
-        pass
-
-    def flush(self, timeout_seconds: float) -> int:
-        return 0
-
-    def stats(self) -> SinkStats:
-        return SinkStats(self._stats.records, self._stats.bytes, self._stats.delivered)
-
-    def close(self) -> None:
-        pass
-
-
 class Lines:
     """Writes values, one a line, to a file descriptor; `delivered` counts what the kernel has taken, whole lines only.
 

@@ -379,7 +379,7 @@ class _Messages(Listener):  # type: ignore[misc]
         m = message
         assert m.kept_bytes <= parser.limits.max_kept_bytes
         assert len(m.head) <= parser.limits.max_head_bytes
-        kept = b"".join(m.kept or ())
+        kept = bytes(m.kept or b"")[: m.kept_bytes]
         content = None if m.decoder is None else (m.decoder.content(), m.decoder.failure, m.decoder.decoded_bytes)
         self.told.append((m.seq, m.head, m.version, m.status, m.method, m.target, m.body_bytes, m.wire_bytes,
                           m.gap_bytes, m.incomplete, m.chunked, m.content_length, kept, content))  # fmt: skip
