@@ -7,7 +7,7 @@ cdef class Connection:
     cdef public Connection next_in_slot, older, newer
     cdef public int queue
     cdef public long long slot
-    cdef public long long touched_ns, first_ns, reset_ns, syn_ns, syn_ack_ns, handshake_ns
+    cdef public long long touched_ns, reset_ns, syn_ns, syn_ack_ns, handshake_ns
     cdef public int ip_version, a_port, b_port, vlan, inner_vlan
     cdef public unsigned long long a_high, a_low, b_high, b_low, path
     cdef public tuple outers
@@ -16,7 +16,7 @@ cdef class Connection:
     cdef public bint midstream, opened, ignored, done, waiting
     cdef public long long pending_syn, pending_ns, pending_length, a_first, b_first, reset_seq
     cdef public bint pending_from_a, reset_from_a
-    cdef public object application, identity
+    cdef public object application
 
     cdef int set_up(self) except? -1
     cpdef int leave(self) except? -1

@@ -65,13 +65,14 @@ _ONE_SIDED = cython.declare(cython.longlong, 10)  # reorder windows that a hole 
 
 @cython.final
 @cython.freelist(64)
+@cython.no_gc  # circles are broken by hand
 @cython.cclass
 class Connection:
     """Both directions of one TCP conversation. End `a` sent the first segment seen; `forward` carries a's bytes.
 
     `client` is A or B, or UNKNOWN while neither a handshake nor the application has told. Times are in ns, 0: unknown.
     `path` is that of its segments, `outers` the tunnels that its first segment came through, outermost first, or None.
-    `application` and `identity` belong to the application.
+    `application` belongs to the application.
     """
 
     @cython.cfunc
@@ -83,7 +84,7 @@ class Connection:
         self.newer: Connection = None
         self.queue = -1
         self.slot = 0
-        self.touched_ns = self.first_ns = self.reset_ns = 0
+        self.touched_ns = self.reset_ns = 0
         self.syn_ns = self.syn_ack_ns = self.handshake_ns = 0
         self.ip_version = 4
         self.a_port = self.b_port = 0
@@ -101,7 +102,6 @@ class Connection:
         self.pending_from_a = self.reset_from_a = False
         self.reset_seq = -1
         self.application: Any = None
-        self.identity: Any = None
         return 0
 
     @cython.ccall
@@ -420,7 +420,6 @@ class ConnectionTable:
         connection.path = segment.path
         if segment.depth > 0:
             connection.outers = self._outers(segment)
-        connection.first_ns = segment.timestamp_ns
         connection.touched_ns = segment.timestamp_ns
         connection.forward = new_stream(self.reassembly)
         connection.backward = new_stream(self.reassembly)
@@ -786,7 +785,6 @@ class ConnectionTable:
             connection.forward = None
             connection.backward = None
         connection.application = None
-        connection.identity = None
         return 0
 
     @cython.cfunc

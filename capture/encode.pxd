@@ -6,7 +6,8 @@ from http_capture.capture.http.message cimport HeaderIndex, Message
 from http_capture.capture.octets cimport Octets, Room
 
 cdef class Identity:
-    cdef public bytes hashed, source, destination, network, key, client
+    cdef public bytes text, key
+    cdef public int hashed_end, source_end, destination_end
 
 cdef class Encoder:
     cdef public bytes key, value, event_id

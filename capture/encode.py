@@ -99,17 +99,16 @@ def name_table(names: frozenset[bytes]) -> bytes:
 @cython.final
 @cython.cclass
 class Identity:
-    """What all records of a connection share, as ready bytes.
+    """What all records of a connection share, as ready bytes: parts of `text`, each up to the end that is named.
 
-    hashed: what goes into every id; source, destination, network: JSON, the first two up to the number of bytes.
-    key and client are Kafka keys."""
+    hashed: what goes into every id; source, destination: address and port; then the Community ID and what else there is
+    of `network`, all three as they stand in the JSON. key: Kafka's. Small, because there is one for each connection."""
 
-    hashed: bytes
-    source: bytes
-    destination: bytes
-    network: bytes
+    text: bytes
     key: bytes
-    client: bytes
+    hashed_end: cython.int
+    source_end: cython.int
+    destination_end: cython.int
 
 
 @cython.final
@@ -196,7 +195,7 @@ class Encoder:
             if response.last_ns > last_ns:
                 last_ns = response.last_ns
         self.at = 0
-        self._put(identity.hashed)
+        self._part(identity.text, 0, identity.hashed_end)
         self._number(first.seq, 4)
         self._put(first.head)
         self._reserve(64)
@@ -220,11 +219,18 @@ class Encoder:
         else:
             self._put(b',"outcome":"failure","dataset":"http"},"@timestamp":"')
         self._again(begin, end)
-        self._put(identity.source)
+        self._put(b'","source":{"ip":"')
+        self._part(identity.text, identity.hashed_end, identity.source_end)
+        self._put(b',"bytes":')
         self._integer(sent)
-        self._put(identity.destination)
+        self._put(b'},"destination":{"ip":"')
+        self._part(identity.text, identity.source_end, identity.destination_end)
+        self._put(b',"bytes":')
         self._integer(received)
-        self._put(identity.network)
+        self._put(b'},"network":{"type":"ipv4"' if connection.ip_version == 4 else b'},"network":{"type":"ipv6"')
+        self._put(b',"transport":"tcp","protocol":"http","community_id":"1:')
+        self._part(identity.text, identity.destination_end, len(identity.text))
+        self._put(b'},"http":{')
         if first.version == 11:
             self._put(b'"version":"1.1",')
         elif first.version == 10:
@@ -313,10 +319,8 @@ class Encoder:
         self._put(self.tail)
         self.value = copied(self.room, 0, self.at)
         self.timestamp_ms = first.first_ns // 1_000_000
-        if self.key_kind == 0:
+        if self.key_kind <= 1:
             self.key = identity.key
-        elif self.key_kind == 1:
-            self.key = identity.client
         elif self.key_kind == 2:
             self.key = domain if domain is not None else b""
         else:
@@ -377,7 +381,7 @@ class Encoder:
         self._address(v4, destination_high, destination_low)
         destination: bytes = self._cut(0)
         if self.key_kind == 1:
-            identity.client = source
+            identity.key = source
         else:
             self._put(b"" if v4 else b"[")
             self._put(source)
@@ -392,21 +396,15 @@ class Encoder:
         self._number(source_port, 2)
         self._packed(v4, destination_high, destination_low)
         self._number(destination_port, 2)
-        identity.hashed = self._cut(0)
-        self._put(b'","source":{"ip":"')
+        identity.hashed_end = self.at
         self._put(source)
         self._put(b'","port":')
         self._integer(source_port)
-        self._put(b',"bytes":')
-        identity.source = self._cut(0)
-        self._put(b'},"destination":{"ip":"')
+        identity.source_end = self.at
         self._put(destination)
         self._put(b'","port":')
         self._integer(destination_port)
-        self._put(b',"bytes":')
-        identity.destination = self._cut(0)
-        self._put(b'},"network":{"type":"ipv4"' if v4 else b'},"network":{"type":"ipv6"')
-        self._put(b',"transport":"tcp","protocol":"http","community_id":"1:')
+        identity.destination_end = self.at
         self._put(community)
         self._put(b'"')
         if connection.vlan >= 0:
@@ -419,8 +417,7 @@ class Encoder:
             self._put(b'"}}')
         if connection.outers is not None or proxies is not None:
             self._tunnels(connection.outers, swapped, proxies)
-        self._put(b'},"http":{')
-        identity.network = self._cut(0)
+        identity.text = self._cut(0)
         return identity
 
     @cython.cfunc

@@ -1,7 +1,7 @@
 # The C forms of octets.py.
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_Resize
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memchr, memcpy, memmove
 
 from http_capture.capture.source.block cimport Buffer
@@ -238,6 +238,13 @@ cdef inline bytes part(bytes data, Py_ssize_t start, Py_ssize_t end):
 
 cdef inline bytes copied(Octets octets, Py_ssize_t start, Py_ssize_t end):
     return PyBytes_FromStringAndSize(<const char *>octets + start, end - start)
+
+cdef inline bytes joined(bytes head, Octets octets, Py_ssize_t start, Py_ssize_t end):
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(head)
+    cdef bytes data = PyBytes_FromStringAndSize(NULL, size + end - start)
+    memcpy(PyBytes_AS_STRING(data), PyBytes_AS_STRING(head), size)
+    memcpy(PyBytes_AS_STRING(data) + size, octets + start, end - start)
+    return data
 
 cdef inline bytearray new_room(Py_ssize_t size):
     return PyByteArray_FromStringAndSize(NULL, size)

@@ -48,6 +48,11 @@ def copied(octets: Octets | Room, start: int, end: int) -> bytes:
     return bytes(octets[start:end])
 
 
+def joined(head: bytes, octets: Octets, start: int, end: int) -> bytes:
+    """head + octets[start:end]."""
+    return head + bytes(octets[start:end])
+
+
 def new_room(size: int) -> bytearray:
     """So many bytes of any value."""
     return bytearray(size)
@@ -146,8 +151,8 @@ def mark(octets: Octets, start: int, end: int) -> int:
 
 
 def decimal(room: Room, at: int, value: int) -> int:
-    """room[at:] becomes the digits of a number from 0 to 2^64-1; returns where they end. There is room for 20 bytes, all
-    of which may be overwritten."""
+    """room[at:] becomes the digits of a number from 0 to 2^64-1; returns where they end. There is room for 20 bytes,
+    all of which may be overwritten."""
     digits = b"%d" % value
     room[at : at + len(digits)] = digits
     return at + len(digits)

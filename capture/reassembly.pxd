@@ -31,7 +31,7 @@ cdef class Stream:
     cdef public long long buffered_bytes, retransmitted_bytes, gap_bytes, conflicts
     cdef long long differing, urgent_seq, turn_ack, opening_position
     cdef Py_ssize_t opening_left
-    cdef bytearray opening
+    cdef bytes opening
 
     cdef int set_up(self, Reassembly totals) except? -1
     cpdef int start(self, long long seq) except? -1

@@ -40,20 +40,11 @@ other direction was seen yet, the first bytes after a SYN tell where it begins (
 import cython
 
 if cython.compiled:
-    from cython.cimports.http_capture.capture.octets import (
-        Octets,
-        Room,
-        copied,
-        new_room,
-        octets_in,
-        put_octets,
-        resize,
-        room_of,
-    )
+    from cython.cimports.http_capture.capture.octets import Octets, copied, joined, octets_in, octets_of
     from cython.cimports.http_capture.capture.seq import advance, difference
     from cython.cimports.http_capture.capture.source.block import Buffer
 else:
-    from .octets import Octets, Room, copied, new_room, octets_in, put_octets, resize, room_of
+    from .octets import Octets, copied, joined, octets_in, octets_of
     from .seq import advance, difference
     from .source.block import Buffer
 
@@ -149,6 +140,7 @@ class Piece:
 
 @cython.final
 @cython.freelist(64)
+@cython.no_gc  # circles are broken by hand
 @cython.cclass
 class Stream:
     """The bytes of one direction. `peer` is the other direction, `consumer` who reads.
@@ -178,7 +170,7 @@ class Stream:
         self.urgent_seq = -1
         self.turn_ack = -2
         self.opening_position = self.opening_left = 0
-        self.opening: bytearray = None
+        self.opening = b""
         return 0
 
     @cython.ccall
@@ -531,21 +523,15 @@ class Stream:
     ) -> cython.int:
         """Copies the next bytes into the opening of this turn, or of a new one."""
         size: cython.Py_ssize_t = end - start
-        known: cython.Py_ssize_t = 0
-        if ack != self.turn_ack or self.opening is None or self.opening_position + len(self.opening) != self.position:
+        if ack != self.turn_ack or self.opening_position + len(self.opening) != self.position:
             self.turn_ack = ack
             self.opening_position = self.position
             self.opening_left = _OPENING
-        else:
-            known = len(self.opening)
+            self.opening = b""
         if size > self.opening_left:
             size = self.opening_left
         self.opening_left -= size
-        if self.opening is None:
-            self.opening = new_room(size)
-        elif known + size != len(self.opening):
-            resize(self.opening, known + size)
-        put_octets(room_of(self.opening), known, octets_in(buffer), start, start + size)
+        self.opening = joined(self.opening, octets_in(buffer), start, start + size)
         return 0
 
     @cython.cfunc
@@ -554,15 +540,13 @@ class Stream:
         self, buffer: Buffer, start: cython.Py_ssize_t, end: cython.Py_ssize_t, offset: cython.longlong
     ) -> cython.int:
         """Counts the bytes that come again, at position `offset`, and are not those of the opening."""
-        opening: Room
+        opening: Octets = octets_of(self.opening)
         octets: Octets = octets_in(buffer)
         low: cython.longlong = self.opening_position
-        high: cython.longlong
+        high: cython.longlong = low + len(self.opening)
         at: cython.longlong
-        if self.opening is None or (end - start == 1 and offset == self.position - 1):  # a keep-alive probe
+        if end - start == 1 and offset == self.position - 1:  # a keep-alive probe
             return 0
-        opening = room_of(self.opening)
-        high = low + len(self.opening)
         if low < offset:
             low = offset
         if high > offset + (end - start):

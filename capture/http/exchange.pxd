@@ -37,6 +37,7 @@ cdef class HttpConnection(Listener):
     cdef public list proxies
 
     cdef int set_up(self, HttpApplication application, Connection connection) except? -1
+    cdef Py_ssize_t _waiting(self) noexcept
     cdef Exchange _match(self, Message message)
     cdef int _complete(self, Exchange exchange) except? -1
     cdef int _settle(self, bint confirmed) except? -1

@@ -66,6 +66,7 @@ _MIDSTREAM = cython.declare(cython.int, 16)  # a connection seen from its middle
 
 @cython.final
 @cython.freelist(64)
+@cython.no_gc  # circles are broken by hand
 @cython.cclass
 class Exchange:
     """A request with its response, or one of the two. `informational`: the heads of 1xx answers. `reason`: see REASONS.
@@ -137,6 +138,7 @@ class HttpApplication(Application):
 
 
 @cython.final
+@cython.no_gc  # circles are broken by hand
 @cython.cclass
 class HttpConnection(Listener):
     """Pairs the messages of one connection. `requests` and `responses` are its parsers, once their roles are known."""
@@ -149,7 +151,7 @@ class HttpConnection(Listener):
         self.connection = connection
         self.requests: Parser = None
         self.responses: Parser = None
-        self.outstanding: list[Exchange] = []
+        self.outstanding: list[Exchange] = None  # none yet
         self.requesting: Exchange = None
         self.responding: Exchange = None
         self.uncertain = self.pipelined = self.owed = self.hidden = False
@@ -201,6 +203,12 @@ class HttpConnection(Listener):
         self.connection.client = 1 if self.requests is self.forward else 2
         return 0
 
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _waiting(self) -> cython.Py_ssize_t:
+        """How many requests wait for their response."""
+        return 0 if self.outstanding is None else len(self.outstanding)
+
     @cython.ccall
     @cython.exceptval(-1)
     def on_head(self, parser: Parser, message: Message) -> cython.int:
@@ -213,7 +221,7 @@ class HttpConnection(Listener):
             exchange.request = message
             exchange.retransmitted_bytes = -self._retransmitted()
             exchange.conflicts = -self._conflicts()
-            exchange.pipeline_index = len(self.outstanding)
+            exchange.pipeline_index = self._waiting()
             exchange.uncertain = self.uncertain
             if self.outstanding and (
                 self.responses.state != _LOST
@@ -222,6 +230,8 @@ class HttpConnection(Listener):
                 self.pipelined = True
             if self.uncertain and (message.ack == self.lost_ack or message.ack == parser.skipped_ack):
                 self.pipelined = True  # it has received nothing since the loss: what was lost may have been requests
+            if self.outstanding is None:
+                self.outstanding = []
             self.outstanding.append(exchange)
             self.requesting = exchange
             if message.version == 9:
@@ -337,7 +347,7 @@ class HttpConnection(Listener):
     def is_answer(self, parser: Parser) -> cython.int:
         if self.uncertain or self.connection.midstream or parser is not self.responses:
             return 0
-        return len(self.outstanding) == 1 and self.requesting is None and self.requests.state != _HOLD
+        return self._waiting() == 1 and self.requesting is None and self.requests.state != _HOLD
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -345,7 +355,7 @@ class HttpConnection(Listener):
         stream: Stream
         if parser is self.requests:
             if not self.uncertain:
-                self.sure = len(self.outstanding)
+                self.sure = self._waiting()
             self.hidden = True
             self.owed = self.owed or parser.start_lost
             stream = self.connection.forward if self.responses is self.forward else self.connection.backward
@@ -383,7 +393,10 @@ class HttpConnection(Listener):
             exchange = self.outstanding[0]
             if message.ack >= 0 and difference(message.ack, exchange.request.seq) <= 0:
                 return None
-            del self.outstanding[0]
+            if len(self.outstanding) == 1:
+                self.outstanding = None
+            else:
+                del self.outstanding[0]
             if self.sure > 0:
                 self.sure -= 1
             return exchange
@@ -435,13 +448,13 @@ class HttpConnection(Listener):
         if exchange.request_done:
             self._emit(exchange, _GAP)
         else:
-            self.outstanding.append(exchange)
+            self.outstanding = [exchange]
         return self._emit(other, 0)
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _emit_unanswered(self, exchange: Exchange) -> cython.int:
-        if exchange in self.outstanding:
+        if self.outstanding is not None and exchange in self.outstanding:
             self.outstanding.remove(exchange)
             self._emit(exchange, _GAP)
         return 0
@@ -546,6 +559,6 @@ class HttpConnection(Listener):
         self.backward.listener = None
         self.forward = self.backward = self.requests = self.responses = None
         self.connection = None
-        self.outstanding.clear()
+        self.outstanding = None
         self.requesting = self.responding = self.doubtful = None
         return 0

@@ -346,6 +346,7 @@ def _folded_colon(data: bytes, at: cython.Py_ssize_t, end: cython.Py_ssize_t) ->
 
 @cython.final
 @cython.freelist(64)
+@cython.no_gc  # circles are broken by hand
 @cython.cclass
 class Message:
     """A message while it is read and afterwards. `role` is REQUEST or RESPONSE.

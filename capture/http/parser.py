@@ -281,6 +281,7 @@ class Listener:
 
 
 @cython.final
+@cython.no_gc  # circles are broken by hand
 @cython.cclass
 class Parser(Consumer):
     """Reads one direction; tells `listener`. `role`: REQUEST, RESPONSE, or EITHER until the bytes have told.
