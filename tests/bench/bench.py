@@ -43,6 +43,7 @@ class Row:
     runs: list[Run] = field(default_factory=list)
     starts: list[Run] = field(default_factory=list)
     note: str = ""
+    failed: bool = False
 
     @property
     def start(self) -> float:
@@ -92,7 +93,6 @@ def main() -> None:
 def _compare(name: str, taking_part: Sequence[peers.Peer], options: argparse.Namespace) -> list[str]:
     """One capture, its table. Returns which targets were missed."""
     capture = measure.capture(name, options.frames)
-    smaller = measure.capture(name, options.peer_frames) if options.peer_frames else capture
     empty = measure.empty()
     print(
         f"\n{name}: {capture.frames:,} frames, {capture.bytes / 1e6:,.0f} MB, {capture.exchanges:,} exchanges",
@@ -109,9 +109,11 @@ def _compare(name: str, taking_part: Sequence[peers.Peer], options: argparse.Nam
 
     floor = Row("tcpdump -w /dev/null", capture.frames, 0)
     own = Row("http-capture", capture.frames, capture.exchanges)
-    rows = {}
+    rows, inputs = {}, {}
     for peer in taking_part:
-        read = smaller if peer.slow else capture
+        most = [options.frames, *([options.peer_frames] if peer.slow and options.peer_frames else [])]
+        read = measure.capture(name, min(*most, peer.most_frames or options.frames))
+        inputs[peer.name] = read
         rows[peer.name] = Row(peer.name, read.frames, read.exchanges)
     for turn in range(options.pairs + 1):  # the first is the warm-up
         results = [
@@ -126,7 +128,7 @@ def _compare(name: str, taking_part: Sequence[peers.Peer], options: argparse.Nam
                 runs.append(result)
         for peer in taking_part:
             if not peer.slow or 1 <= turn <= options.peer_runs:
-                result = _peer(peer, rows[peer.name], smaller if peer.slow else capture, options)
+                result = _peer(peer, rows[peer.name], inputs[peer.name], options)
                 if turn:
                     rows[peer.name].runs.append(result)
     _print(floor, own, [row for row in rows.values() if row.runs], capture)
@@ -144,14 +146,24 @@ def _peer(peer: peers.Peer, row: Row, capture: Capture, options: argparse.Namesp
         with output:
             result = measure.run(
                 peer.command(capture.path, folder), options.core, output=output, until=peer.until,
-                limit_seconds=options.peer_limit if peer.slow else None,
+                limit_seconds=options.peer_limit if peer.slow else None, allowed=range(-64, 256),
             )  # fmt: skip
         row.note = peer.does
+        if result.timed_out or result.code:
+            row.failed = True
         if result.timed_out:
             row.note += f"; ended after {options.peer_limit:.0f} s, unfinished"
+        elif result.code:
+            row.note += f"; FAILED with exit code {result.code}: {_reason(result.errors)}"
         elif peer.exchanges is not None:
             row.note += f"; {peer.exchanges(folder / 'output'):,} of {capture.exchanges:,} exchanges"
     return result
+
+
+def _reason(errors: str) -> str:
+    """The line that says why."""
+    lines = errors.strip().splitlines() or ["it said nothing"]
+    return next((line for line in lines if "panic" in line or "rror" in line), lines[-1])[:120]
 
 
 def _print(floor: Row, own: Row, others: list[Row], capture: Capture) -> None:
@@ -191,7 +203,7 @@ def _verdict(name: str, floor: Row, own: Row, others: list[Row], *, full: bool) 
     for row in others:
         # Raw time on both sides, by the frame: the start of an interpreter is no advantage here.
         theirs, mine = (median(run.seconds for run in one.runs) / one.frames for one in (row, own))
-        if row.runs and not any(run.timed_out for run in row.runs) and theirs < mine:
+        if row.runs and not row.failed and theirs < mine:
             missed.append(f"{name}: {row.title} takes {theirs * 1e9:.0f} ns a frame, http-capture {mine * 1e9:.0f}")
     return missed
 

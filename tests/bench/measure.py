@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, NoReturn
 import generate
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "build" / "bench"
+FOLDER = Path(os.environ.get("BENCH_FOLDER") or ROOT / "build" / "bench").resolve()  # gigabytes
 PROGRAM = Path(sys.executable).with_name("http-capture")
 UNCOMPILED = ROOT / ".venv" / "bin" / "http-capture"
 PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
@@ -43,6 +43,7 @@ class Run:
     peak_bytes: int
     errors: str
     timed_out: bool = False  # it was ended, as its time was up
+    code: int = 0
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ def run(
         text = errors.read().decode(errors="replace")
     if process.returncode not in allowed and not watch.timed_out and not watch.seen_at:
         fail(f"exit code {process.returncode}: {' '.join(arguments)}\n{text[-2000:]}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, peak.bytes, text, watch.timed_out)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Run(seconds, cpu, peak.bytes, text, watch.timed_out, 0 if watch.seen_at else process.returncode)
 
 
 class _Peak(threading.Thread):
@@ -394,7 +396,7 @@ def repeated(original: Capture, count: int) -> Capture:
     if not (path.exists() and path.stat().st_size == size and facts.exists() and json.loads(facts.read_text()) == made):
         free = shutil.disk_usage(FOLDER).free
         if free < size * 1.2:
-            fail(f"{size / 1e9:.0f} GB are needed in {FOLDER.relative_to(ROOT)}, {free / 1e9:.0f} GB are free")
+            fail(f"{size / 1e9:.0f} GB are needed in {FOLDER}, {free / 1e9:.0f} GB are free")
         print(f"making {path.name} ({size / 1e9:.1f} GB) ...", file=sys.stderr, flush=True)
         with path.with_suffix(".new").open("wb") as out:
             Copies(original).write(count, out)

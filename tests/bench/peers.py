@@ -19,8 +19,11 @@ from pathlib import Path
 import measure
 
 PEERS = measure.FOLDER / "peers"
-SHOWN = PEERS.relative_to(measure.ROOT)
+SHOWN = os.path.relpath(PEERS)
 GOREPLAY = "github.com/buger/goreplay@v1.3.2"
+GOREPLAY_FRAMES = (
+    50_000  # a capture that takes it more than a second ends it: it asks for statistics that a file has not
+)
 BEATS = "github.com/elastic/beats/v7"
 BEATS_VERSION = "v7.17.9"
 PACKETBEAT_MAIN = f"""\
@@ -73,6 +76,7 @@ class Peer:
     until: str = ""  # it does not end by itself: what it says when it has read everything
     missing: Callable[[], str] = lambda: ""
     exchanges: Callable[[Path], int] | None = None  # from its standard output
+    most_frames: int | None = None  # that it can read
 
 
 def _installed(tool: str) -> Callable[[], str]:
@@ -129,7 +133,7 @@ ALL = (
     ),
     Peer(
         "goreplay", "reassembles requests and responses, hands them to a null output", True, _goreplay,
-        until="stopped reading from", missing=lambda: build("goreplay"),
+        until="stopped reading from", most_frames=GOREPLAY_FRAMES, missing=lambda: build("goreplay"),
     ),
     Peer(
         "packetbeat", "a JSON record an exchange, to standard output", True, _packetbeat,
