@@ -15,6 +15,7 @@ bytes of records as that comparison read, ends the benchmark, however fast it wa
 import argparse
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--peer-runs", type=int, default=1, help="turns that the slow ones take part in (1)")
     parser.add_argument("--peer-frames", type=int, help="a smaller capture for the slow ones, with its rates")
     parser.add_argument("--peer-limit", type=float, default=300.0, metavar="SECONDS", help="for one such run (300)")
+    parser.add_argument("--workers", type=int, help="http-capture with so many workers too, on all cores")
     parser.add_argument("--strict", action="store_true", help="exit code 1 where a target is missed")
     options = parser.parse_args()
     measure.ends_by_exception()
@@ -82,6 +84,7 @@ def main() -> None:
             print(f"left out: {why}")
         else:
             taking_part.append(peer)
+    options.cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     measure.keep_off(options.core)
     missed = [text for name in options.captures for text in _compare(name, taking_part, options)]
     if missed:
@@ -99,16 +102,20 @@ def _compare(name: str, taking_part: Sequence[peers.Peer], options: argparse.Nam
         flush=True,
     )
     record_bytes = compare_records(capture, options.core)
+    workers = ["--workers", str(options.workers)] if options.workers else []
+    if workers and compare_records(capture, options.cores, arguments=workers) != record_bytes:
+        fail("with workers the records are others")
     print(f"  all {capture.exchanges:,} records are what was generated, {record_bytes / 1e6:,.0f} MB", flush=True)
 
     def tcpdump(path: Path) -> list[str]:
         return ["tcpdump", "-n", *(["-Z", "root"] if os.geteuid() == 0 else []), "-r", str(path), "-w", os.devnull]
 
-    def ours(path: Path) -> list[str]:
-        return [str(measure.PROGRAM), "--read", str(path), "--sink", options.sink, "--json"]
+    def ours(path: Path, *arguments: str) -> list[str]:
+        return [str(measure.PROGRAM), "--read", str(path), "--sink", options.sink, "--json", *arguments]
 
     floor = Row("tcpdump -w /dev/null", capture.frames, 0)
     own = Row("http-capture", capture.frames, capture.exchanges)
+    many = Row(f"with {options.workers} workers", capture.frames, capture.exchanges)
     rows, inputs = {}, {}
     for peer in taking_part:
         most = [options.frames, *([options.peer_frames] if peer.slow and options.peer_frames else [])]
@@ -123,6 +130,10 @@ def _compare(name: str, taking_part: Sequence[peers.Peer], options: argparse.Nam
             (own.runs, measure.run(ours(capture.path), options.core)),
         ]
         check_ledger(results[-1][1], capture.frames, capture.exchanges, record_bytes)
+        if workers:
+            results.append((many.starts, measure.run(ours(empty, *workers), options.cores)))
+            results.append((many.runs, measure.run(ours(capture.path, *workers), options.cores)))
+            check_ledger(results[-1][1], capture.frames, capture.exchanges, record_bytes)
         if turn:
             for runs, result in results:
                 runs.append(result)
@@ -131,7 +142,11 @@ def _compare(name: str, taking_part: Sequence[peers.Peer], options: argparse.Nam
                 result = _peer(peer, rows[peer.name], inputs[peer.name], options)
                 if turn:
                     rows[peer.name].runs.append(result)
-    _print(floor, own, [row for row in rows.values() if row.runs], capture)
+        print(f"  turn {turn} of {options.pairs}", end="\r", file=sys.stderr, flush=True)
+    _print(floor, own, [many] if workers else [], [row for row in rows.values() if row.runs], capture)
+    if workers:
+        ratio = median(a / b for a, b in zip(many.net, own.net, strict=True))
+        print(f"  {options.workers} workers: {ratio:.2f} times the time of one, less the starts; the same records")
     return _verdict(name, floor, own, list(rows.values()), full=options.frames == generate.FRAMES)
 
 
@@ -166,13 +181,13 @@ def _reason(errors: str) -> str:
     return next((line for line in lines if "panic" in line or "rror" in line), lines[-1])[:120]
 
 
-def _print(floor: Row, own: Row, others: list[Row], capture: Capture) -> None:
+def _print(floor: Row, own: Row, more: list[Row], others: list[Row], capture: Capture) -> None:
     print(
         f"\n  {'':<21} {'runs':>4} {'s, whole process':>22} {'start':>6} {'less it':>8} {'x floor':>8} {'frames/s':>11}"
         f" {'exch./s':>8} {'peak MB':>8} {'cpu s':>7}"
     )
     base = median(floor.net) / floor.frames
-    for row in (floor, own, *others):
+    for row in (floor, own, *more, *others):
         net = median(row.net)
         rate = f"{row.exchanges / net:,.0f}" if row.exchanges else ""
         peak = max(run.peak_bytes for run in row.runs) / 1e6
@@ -191,6 +206,10 @@ def _verdict(name: str, floor: Row, own: Row, others: list[Row], *, full: bool) 
     ratios = sorted(a / b for a, b in zip(own.net, floor.net, strict=True))
     ratio = median(ratios)
     print(f"  {ratio:.2f} times the floor ({ratios[0]:.2f} to {ratios[-1]:.2f}, turn by turn), target {TARGETS[name]}")
+    base = median(run.cpu_seconds for run in floor.runs) - median(run.cpu_seconds for run in floor.starts)
+    cpu = median(run.cpu_seconds for run in own.runs) - median(run.cpu_seconds for run in own.starts)
+    if base > 0:
+        print(f"  {cpu / base:.2f} times by CPU time, which other load on the machine changes less")
     missed = []
     if not full:
         print("  no target counts on a capture of another size")
@@ -211,7 +230,9 @@ def _verdict(name: str, floor: Row, own: Row, others: list[Row], *, full: bool) 
 # What is in the records.
 
 
-def compare_records(capture: Capture, core: int, program: Path = measure.PROGRAM) -> int:
+def compare_records(
+    capture: Capture, core: int | str, program: Path = measure.PROGRAM, arguments: Sequence[str] = ()
+) -> int:
     """Replays the capture and compares every record with what the generator put into it. Returns the bytes of the
     records, without the ends of the lines."""
     expected = {
@@ -221,7 +242,7 @@ def compare_records(capture: Capture, core: int, program: Path = measure.PROGRAM
     ids = set()
     size = 0
     process = subprocess.Popen(
-        measure.pinned(core, [str(program), "--read", str(capture.path), "--sink", "stdout", "--quiet"]),
+        measure.pinned(core, [str(program), "--read", str(capture.path), "--sink", "stdout", "--quiet", *arguments]),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=measure.environment(),
     )  # fmt: skip
     assert process.stdout is not None

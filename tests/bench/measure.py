@@ -102,13 +102,13 @@ def default_core() -> int:
     return max(os.sched_getaffinity(0))
 
 
-def pinned(core: int, arguments: Iterable[str]) -> list[str]:
+def pinned(core: int | str, arguments: Iterable[str]) -> list[str]:
     return ["taskset", "-c", str(core), *arguments]
 
 
 def run(
     arguments: Sequence[str],
-    core: int,
+    core: int | str,
     *,
     feed: Callable[[BinaryIO], None] | None = None,
     output: int | BinaryIO = subprocess.DEVNULL,
