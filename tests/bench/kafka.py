@@ -1,6 +1,6 @@
 """Records a second into a real Apache Kafka broker: http-capture on one core, the broker on another.
 
-    make bench-kafka  [ARGS="--copies 12"]
+    make bench-kafka  [ARGS="--copies 8"]
 
 http-capture replays the short connections, again and again with other addresses, into the broker. Beside it, as
 controls on the same core, a loop that does nothing but give the same records (key, value, headers, timestamp; read back
@@ -57,7 +57,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=generate.FRAMES, help="size of the capture that is copied")
-    parser.add_argument("--copies", type=int, default=8, help="of the capture, one run (8)")
+    parser.add_argument("--copies", type=int, default=4, help="of the capture, one run (4)")
     parser.add_argument("--runs", type=int, default=3, help="of each, in turns (3)")
     parser.add_argument(
         "--core", type=int, default=measure.default_core(), help="of http-capture; the broker has another"
@@ -142,14 +142,20 @@ def _topic(kafka: real.RealBroker, name: str) -> str:
     from confluent_kafka.admin import AdminClient, NewTopic
 
     topic = NewTopic(name, num_partitions=4, replication_factor=1, config={"retention.ms": "-1"})
-    admin = AdminClient({"bootstrap.servers": kafka.address})
+    admin = AdminClient({"bootstrap.servers": kafka.address, "log_level": 3})
     admin.create_topics([topic])[name].result(30)
     return name
 
 
 def _check_topic(kafka: real.RealBroker, topic: str, records: int) -> None:
+    """All are there; then the topic is deleted, as it has a gigabyte."""
+    from confluent_kafka.admin import AdminClient
+
     if (found := kafka.records(topic)) != records:
         fail(f"{found:,} records in the topic, must be {records:,}")
+    if topic != "warm":
+        admin = AdminClient({"bootstrap.servers": kafka.address, "log_level": 3})
+        admin.delete_topics([topic])[topic].result(30)
 
 
 def _read_back(kafka: real.RealBroker, topic: str, count: int, path: Path) -> tuple[float, float]:

@@ -70,7 +70,8 @@ def main() -> None:
         warm = bench.send(capture, "null", pps=options.rate)
         rate = warm.frames / warm.seconds
         print(f"warm-up: {capture.frames:,} frames of {capture.name} at {rate:,.0f} frames/s", flush=True)
-        held(bench, copies(capture, options.seconds * rate), options.rate, options.sink)
+        # The rate of a long run is higher than that of the warm-up.
+        held(bench, copies(capture, options.seconds * rate * (1 if options.rate else 1.2)), options.rate, options.sink)
         if options.over_seconds:
             over(bench, copies(capture, options.over_seconds * rate))
 

@@ -389,6 +389,8 @@ class Copies:
 
 def repeated(original: Capture, count: int) -> Capture:
     """A file of that many copies, made where it is not there yet."""
+    if count == 1:
+        return original
     path = original.path.with_name(f"{original.path.stem}-x{count}.pcap")
     size = len(PCAP_HEADER) + (original.bytes - len(PCAP_HEADER)) * count
     facts = path.with_suffix(".json")
