@@ -4,6 +4,7 @@ Time is that of a whole process, from start to exit; `Run.seconds` minus that of
 frames cost. The script itself keeps off the core that it measures on.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -79,12 +80,12 @@ def environment() -> dict[str, str]:
 
 
 def ends_by_exception() -> None:
-    """SIGTERM and SIGHUP end the script as Ctrl-C does, so that what it made is removed."""
+    """Ctrl-C, SIGTERM and SIGHUP end the script by an exception, so that what it made is removed."""
 
     def stop(number: int, _: object) -> None:
         sys.exit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
 
 
@@ -136,6 +137,7 @@ def run(
         try:
             if feed is not None:
                 assert process.stdin is not None
+                fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, 1 << 20)  # fewer turns between writer and reader
                 try:
                     with process.stdin:
                         feed(process.stdin)

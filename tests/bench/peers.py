@@ -59,6 +59,7 @@ logging.level: info
 setup.ilm.enabled: false
 setup.template.enabled: false
 """
+GOFLAGS = "-mod=mod -buildvcs=false"
 LINKING = (
     "-ldflags=-checklinkname=0"  # an old golang.org/x/net of its refers to what newer Go versions have made private
 )
@@ -183,7 +184,7 @@ def _compiles(source: str) -> bool:
 def _go(log: object, *arguments: str, where: Path = PEERS, **variables: str) -> bool:
     command = ["nice", "-n", "10", "go", *arguments]
     return not subprocess.run(
-        command, cwd=where, stdout=log, stderr=log, env={**os.environ, "GOFLAGS": "-mod=mod", **variables}, check=False
+        command, cwd=where, stdout=log, stderr=log, env={**os.environ, "GOFLAGS": GOFLAGS, **variables}, check=False
     ).returncode  # type: ignore[call-overload]
 
 
@@ -199,7 +200,7 @@ def _build_packetbeat(log: object) -> bool:
     (where / "main.go").write_text(PACKETBEAT_MAIN)
     found = subprocess.run(
         ["go", "mod", "download", "-json", f"{BEATS}@{BEATS_VERSION}"],
-        cwd=where, stdout=subprocess.PIPE, stderr=log, check=False, env={**os.environ, "GOFLAGS": "-mod=mod"},
+        cwd=where, stdout=subprocess.PIPE, stderr=log, check=False, env={**os.environ, "GOFLAGS": GOFLAGS},
     )  # type: ignore[call-overload]  # fmt: skip
     if found.returncode:
         log.write(found.stdout)  # type: ignore[attr-defined]

@@ -6,9 +6,10 @@ Instructions are those of the loop over frames, on a small capture: exact, and t
 (libpython, libc, hashing) use is charged to the stage that called them, through any number of calls, in the proportion
 of the calls. A stage is a compiled module; interpreted Python, such as a sink, counts for the stage that calls it.
 
-Nanoseconds are samples of the CPU clock on a large capture, less those of a start, by library. The samples in shared
-libraries are divided among the stages as the instructions in them are; the kernel (reading the file, memory) and the
-source are outside the loop and stand for themselves.
+Nanoseconds are samples of the CPU clock on a large capture, less those of a start, by library; sampling itself takes
+time, so they are scaled to the CPU time of runs that are not sampled, in the same turns. The samples in libraries are
+divided among the stages as the instructions in them are; the kernel (reading the file, memory) and the source are
+outside the loop and stand for themselves.
 
 Needs valgrind; without perf the second half is left out.
 """
@@ -18,7 +19,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from measure import Capture, fail
 
 TOGGLE = "*FrameLoop_run"
 PERIOD_NS = 200_000
+SAMPLED_RUNS = 3
 ROUNDS = 300  # of passing costs on to the callers; what is left then goes round in circles
 OURS = re.compile(r"/http_capture/capture/(.+?)\.(?:cpython|abi3)[^/]*\.so$")
 
@@ -171,26 +173,34 @@ def charge(profile: Profile) -> tuple[dict[str, dict[str, float]], dict[str, dic
 
 
 def samples(capture: Capture, core: int) -> dict[str, float]:
-    """Nanoseconds by library, less those of a start."""
+    """Nanoseconds by library, less those of a start; their sum is the CPU time of a run that is not sampled."""
     spent: dict[str, float] = defaultdict(float)
-    for path, sign in ((capture.path, 1), (measure.empty(), -1)):
-        with tempfile.TemporaryDirectory(dir=measure.FOLDER) as folder:
-            data = Path(folder) / "perf"
-            measure.run(
-                [
-                    "perf", "record", "-q", "-e", "cpu-clock", "-c", str(PERIOD_NS), "-o", str(data),
-                    str(measure.PROGRAM), "--read", str(path), "--sink", "null", "--quiet",
-                ],
-                core,
-            )  # fmt: skip
-            text = subprocess.run(
-                ["perf", "script", "-i", str(data), "-F", "ip,dso"], capture_output=True, text=True, check=True
-            ).stdout
-        for line in text.splitlines():
-            found = re.search(r"\(([^()]*|\[[^\]]*\][^()]*)\)\s*$", line)
-            if found:
-                spent["kernel" if "[" in found[1] and "vdso" not in found[1] else found[1]] += sign * PERIOD_NS
-    return spent
+    cpu = []
+    for _ in range(SAMPLED_RUNS):
+        both = []
+        for path, sign in ((capture.path, 1), (measure.empty(), -1)):
+            command = [str(measure.PROGRAM), "--read", str(path), "--sink", "null", "--quiet"]
+            both.append(measure.run(command, core).cpu_seconds)
+            for library, number in _sampled(command, core).items():
+                spent[library] += sign * number
+        cpu.append(both[0] - both[1])
+    scale = measure.median(cpu) * 1e9 / sum(spent.values())
+    return {library: number * scale for library, number in spent.items()}
+
+
+def _sampled(command: list[str], core: int) -> Counter[str]:
+    """How many samples were in each library, or in the kernel."""
+    with tempfile.TemporaryDirectory(dir=measure.FOLDER) as folder:
+        data = Path(folder) / "perf"
+        measure.run(["perf", "record", "-q", "-e", "cpu-clock", "-c", str(PERIOD_NS), "-o", str(data), *command], core)
+        text = subprocess.run(
+            ["perf", "script", "-i", str(data), "-F", "ip,dso"], capture_output=True, text=True, check=True
+        ).stdout
+    found: Counter[str] = Counter()
+    for line in text.splitlines():
+        if match := re.search(r"\(([^()]*)\)\s*$", line):
+            found["kernel" if "[" in match[1] and "vdso" not in match[1] else match[1]] += 1
+    return found
 
 
 def divide(sampled: dict[str, float], by_library: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -224,6 +234,8 @@ def report(capture: Capture, charged: dict[str, dict[str, float]], spent: dict[s
         cost = charged.get(name, {"itself": 0.0, "libraries": 0.0})
         for part in total:
             total[part] += cost[part]
+        if not sum(cost.values()) and abs(spent.get(name, 0.0)) < sampled.frames:  # less than a nanosecond a frame
+            continue
         _row(name or "not charged", cost, spent.get(name, 0.0), capture, sampled, bool(spent))
     _row("**all**", total, sum(spent.values()), capture, sampled, bool(spent))
 
