@@ -17,7 +17,7 @@ PYTEST_COMPILED = mkdir -p build/compiled && cd build/compiled && \
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint test-uncompiled mutations test-compiled wheel bench fuzz fuzz-checked differential kafka-jars test-broker clean python
+.PHONY: help venv demo test lint test-uncompiled mutations test-compiled wheel bench bench-live bench-kafka bench-memory bench-uncompiled profile fuzz fuzz-checked differential kafka-jars test-broker clean python
 
 help:
 	@echo 'make demo          a demonstration that needs no network card, no Kafka and no root'
@@ -28,7 +28,10 @@ help:
 	@echo '                   one of the two runs; ARGS="-k name" goes to pytest'
 	@echo 'make mutations     takes each step of the guard out and expects a test to fail (needs root); ARGS="--list" shows them'
 	@echo 'make wheel         dist/: source archive, and from it the compiled wheel; .venv-wheel has it installed'
-	@echo 'make bench         speed against tcpdump on generated captures; ARGS="--peers" adds the others'
+	@echo 'make bench         speed against tcpdump and httpry on generated captures; ARGS="--peers" adds the slow ones'
+	@echo 'make bench-live, make bench-kafka, make bench-memory, make bench-uncompiled'
+	@echo '                   a NIC at full speed; a real Kafka; memory, growth, starts; without a compiler, against scapy'
+	@echo 'make profile       instructions and time by stage (valgrind, perf)'
 	@echo 'make fuzz          1,000,000 damaged inputs for each stage, compiled; ARGS="--stage parser --count 5000 --seed 7"'
 	@echo 'make fuzz-checked  the same on a build with bounds checks and sanitizers (gcc), which has proved that it finds faults'
 	@echo 'make differential  more generated traffic against tshark; ARGS="--seeds 0 100"'
@@ -124,6 +127,21 @@ test-broker: .venv-wheel/installed $(KAFKA_LIB)/fetched
 
 bench: .venv-wheel/installed
 	@.venv-wheel/bin/python tests/bench/bench.py $(ARGS)
+
+bench-live: .venv-wheel/installed .venv/installed
+	@.venv-wheel/bin/python tests/bench/live.py $(ARGS)
+
+bench-kafka: .venv-wheel/installed $(KAFKA_LIB)/fetched
+	@.venv-wheel/bin/python tests/bench/kafka.py $(ARGS)
+
+bench-memory: .venv-wheel/installed
+	@.venv-wheel/bin/python tests/bench/memory.py $(ARGS)
+
+bench-uncompiled: .venv-wheel/installed .venv/installed
+	@.venv-wheel/bin/python tests/bench/uncompiled.py $(ARGS)
+
+profile: .venv-wheel/installed
+	@.venv-wheel/bin/python tests/bench/stages.py $(ARGS)
 
 # Failing inputs are in build/fuzz.
 fuzz: .venv-wheel/installed

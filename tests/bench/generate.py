@@ -284,6 +284,39 @@ def _messages(exchange: Exchange) -> tuple[bytes, bytes]:
     return request, ("\r\n".join(lines) + "\r\n\r\n").encode() + content
 
 
+def _short_messages(exchange: Exchange) -> tuple[bytes, bytes, bytes]:
+    """Request, head of the response and its body, of an exchange of `short`."""
+    number, size = exchange.number, exchange.response_body_bytes
+    request = (
+        f"GET {exchange.target} HTTP/1.1\r\nHost: ping.example.internal\r\nUser-Agent: {_AGENTS[number % 3]}\r\n"
+        f"Accept: application/json\r\nAccept-Encoding: identity\r\nX-Request-ID: {number:032x}\r\n"
+        f"traceparent: 00-{number:032x}-{number:016x}-01\r\nConnection: close\r\n\r\n"
+    )
+    head = (
+        "HTTP/1.1 200 OK\r\nDate: Thu, 29 Feb 2024 12:00:00 GMT\r\nServer: nginx/1.24.0\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {size}\r\nX-Request-ID: {number:032x}\r\n"
+        "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
+    )
+    return request.encode(), head.encode(), _body("json", number, size)
+
+
+def messages(name: str, exchange: Exchange) -> tuple[bytes, bytes]:
+    """Request and response of an exchange of that capture, as they are on the wire."""
+    if name == "short":
+        request, head, body = _short_messages(exchange)
+        return request, head + body
+    return _messages(exchange)
+
+
+def bodies(exchange: Exchange) -> tuple[bytes, bytes]:
+    """Both bodies without their transfer coding."""
+    request, response = exchange.request_body_bytes, exchange.response_body_bytes
+    return (
+        _body("json", exchange.number + 1, request) if request else b"",
+        _body(exchange.kind, exchange.number, response) if response else b"",
+    )
+
+
 _REASONS = {
     200: "OK", 201: "Created", 204: "No Content", 304: "Not Modified", 400: "Bad Request", 404: "Not Found",
     500: "Internal Server Error", 503: "Service Unavailable",
@@ -386,21 +419,11 @@ def _exchange(client: _Half, server: _Half, exchange: Exchange) -> Iterator[byte
 def _short_connection(exchange: Exchange) -> Iterator[bytes]:
     client, server = _halves(exchange)
     yield from _open(client, server)
-    number, size = exchange.number, exchange.response_body_bytes
-    request = (
-        f"GET {exchange.target} HTTP/1.1\r\nHost: ping.example.internal\r\nUser-Agent: {_AGENTS[number % 3]}\r\n"
-        f"Accept: application/json\r\nAccept-Encoding: identity\r\nX-Request-ID: {number:032x}\r\n"
-        f"traceparent: 00-{number:032x}-{number:016x}-01\r\nConnection: close\r\n\r\n"
-    )
-    head = (
-        "HTTP/1.1 200 OK\r\nDate: Thu, 29 Feb 2024 12:00:00 GMT\r\nServer: nginx/1.24.0\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {size}\r\nX-Request-ID: {number:032x}\r\n"
-        "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
-    )
-    yield client.frame(server.seq, _ACK | _PSH, request.encode())
+    request, head, body = _short_messages(exchange)
+    yield client.frame(server.seq, _ACK | _PSH, request)
     yield server.frame(client.seq, _ACK)
-    yield server.frame(client.seq, _ACK | _PSH, head.encode())
-    yield server.frame(client.seq, _ACK | _PSH, _body("json", number, size))
+    yield server.frame(client.seq, _ACK | _PSH, head)
+    yield server.frame(client.seq, _ACK | _PSH, body)
     yield client.frame(server.seq, _ACK)
     yield from _close(server, client)
 

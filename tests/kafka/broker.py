@@ -94,6 +94,12 @@ class RealBroker:
         return f"127.0.0.1:{self._port}"
 
     @property
+    def pid(self) -> int:
+        """Of the Java process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """The broker's own log so far."""
         path = self._folder / "server.log"

@@ -1,0 +1,297 @@
+"""Memory with many connections, growth of time with the input, long connections, starts.
+
+    make bench-memory  [ARGS="--parts starts hour --connections 250000"]
+
+connections   1,000,000 connections that stay open: idle (handshake only), active (an exchange done, keep-alive), half
+              (a request without its response). Peak memory, and bytes a connection: peak less that of a single one.
+growth        1, 4 and 16 times 1,000,000 frames of each capture, through standard input (nothing is written to disk;
+              the copies are between other addresses). CPU time, as the reader may wait for the writer; its growth is to
+              be linear within 10 %, and memory is not to grow.
+hour          one keep-alive connection: 100,000, 200,000 and 400,000 exchanges over an hour. The CPU time of one is to
+              be the same in each stretch.
+starts        start to the first record, `--help`, a start that is refused.
+"""
+
+import argparse
+import contextlib
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+import generate
+import measure
+from measure import Run, fail, median
+
+sys.path.insert(0, str(measure.ROOT / "tests"))
+import network
+
+PARTS = ("connections", "growth", "hour", "starts")
+SIZES = (1, 4, 16)
+MOST_BYTES = 2_000_000_000
+SECONDS = {"first record": 0.4, "--help": 0.1, "refused start": 0.15}
+REQUEST = (
+    b"GET /api/v1/items HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench/1.0\r\nAccept: application/json\r\n"
+    b"Accept-Encoding: identity\r\nConnection: keep-alive\r\n\r\n"
+)
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n" + b'{"items": []}'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--connections", type=int, default=1_000_000)
+    parser.add_argument("--frames", type=int, default=generate.FRAMES, help="size of the captures that are copied")
+    parser.add_argument(
+        "--captures", nargs="+", choices=("mixed", "short"), default=("mixed", "short"), help="for growth"
+    )
+    parser.add_argument("--exchanges", type=int, default=100_000, help="of the shortest hour")
+    parser.add_argument("--runs", type=int, default=3, help="of each size of growth and hour; the median counts")
+    parser.add_argument("--core", type=int, default=measure.default_core())
+    options = parser.parse_args()
+    measure.ends_by_exception()
+    measure.need("taskset")
+    measure.FOLDER.mkdir(parents=True, exist_ok=True)
+    print(measure.version())
+    print(f"{measure.machine()}; core {options.core}")
+    measure.keep_off(options.core)
+    for part in options.parts:
+        print(f"\n{part}", flush=True)
+        PARTS_RUN[part](options)
+
+
+def replay(core: int, feed: Callable[[BinaryIO], None], *arguments: str) -> Run:
+    """What the program makes of a capture on its standard input. Its exit code must be 0, so its ledger balances."""
+    return measure.run([str(measure.PROGRAM), "--read", "-", "--sink", "null", "--json", *arguments], core, feed=feed)
+
+
+def start_seconds(core: int) -> float:
+    """CPU time of a run on nothing."""
+    return median(replay(core, lambda out: _write(out, measure.PCAP_HEADER)).cpu_seconds for _ in range(3))
+
+
+def _write(out: BinaryIO, content: bytes) -> None:
+    out.write(content)
+
+
+# Many connections.
+
+
+def connections(options: argparse.Namespace) -> None:
+    count = options.connections
+    for kind, what in (("idle", "handshake only"), ("active", "an exchange done"), ("half", "a request waits")):
+        peaks = {}
+        for number in (1, count):
+            result = replay(options.core, lambda out, n=number, k=kind: open_connections(out, n, k),
+                            "--set", f"tcp.max_connections={count}")  # fmt: skip
+            ledger = measure.ledger_of(result)
+            opened, evicted = ledger["connections"]["opened"], ledger["connections"]["closed"]["evicted"]
+            records = ledger["exchanges"]["total"]
+            if opened != number or evicted or records != (0 if kind == "idle" else number):
+                fail(f"{kind}: {opened:,} connections opened, {evicted:,} evicted, {records:,} exchanges")
+            peaks[number] = result.peak_bytes
+        each = (peaks[count] - peaks[1]) / count
+        verdict = "held" if peaks[count] < MOST_BYTES else "MISSED"
+        print(
+            f"  {count:,} {kind} ({what}): peak {peaks[count] / 1e6:,.0f} MB, {each:,.0f} bytes a connection;"
+            f" target {MOST_BYTES / 1e9:.0f} GB {verdict}; {result.cpu_seconds:.1f} s cpu",
+            flush=True,
+        )
+
+
+def open_connections(out: BinaryIO, count: int, kind: str) -> None:
+    """Writes a capture of so many connections, one after the other and none of them closed, 10 us apart. All are copies
+    of one, with the client's address and the checksums changed."""
+    client, server = ("10.0.0.0", 40000), ("172.16.0.1", 80)
+    halves = generate._Half(client, server, 1000), generate._Half(server, client, 5000)
+    frames = list(generate._open(*halves))
+    if kind != "idle":
+        frames += generate._send(*halves, REQUEST)
+    if kind == "active":
+        frames += generate._send(halves[1], halves[0], RESPONSE)
+    template = bytearray()
+    places = []  # of the time, the client's address, the checksums, and the sums that they have at address 0
+    for frame in frames:
+        at = len(template) + 16
+        template += struct.pack("<IIII", 0, 0, len(frame), len(frame)) + frame
+        to_server = frame[26] == 10
+        sums = struct.unpack_from(">H", frame, 24)[0], struct.unpack_from(">H", frame, 50)[0]
+        places.append((at - 16, at + (26 if to_server else 30), at + 24, at + 50, *sums))
+    out.write(measure.PCAP_HEADER)
+    put_time, put_address, put_sum = (struct.Struct(form).pack_into for form in ("<II", ">I", ">H"))
+    pieces = []
+    clock_us = generate.START_SECONDS * 1_000_000
+    for number in range(count):
+        added = (number >> 16) + (number & 0xFFFF)
+        for time_at, address_at, ip_at, tcp_at, ip_sum, tcp_sum in places:
+            put_time(template, time_at, clock_us // 1_000_000, clock_us % 1_000_000)
+            put_address(template, address_at, 0x0A000000 + number)
+            put_sum(template, ip_at, (ip_sum - added) % 65535)
+            put_sum(template, tcp_at, (tcp_sum - added) % 65535)
+        clock_us += 10
+        pieces.append(bytes(template))
+        if len(pieces) == 1000:
+            out.write(b"".join(pieces))
+            pieces.clear()
+    out.write(b"".join(pieces))
+
+
+# Growth with the input.
+
+
+def growth(options: argparse.Namespace) -> None:
+    start = start_seconds(options.core)
+    for name in options.captures:
+        capture = measure.capture(name, options.frames)
+        copies = measure.Copies(capture)
+        spent: dict[int, list[float]] = {size: [] for size in SIZES}
+        peaks = {}
+        for _ in range(options.runs):
+            for size in SIZES:
+                result = replay(options.core, lambda out, made=copies, n=size: made.write(n, out))
+                measure.check_ledger(result, capture.frames * size, capture.exchanges * size)
+                spent[size].append((result.cpu_seconds - start) / size)
+                peaks[size] = result.peak_bytes
+        base = median(spent[SIZES[0]])
+        for size in SIZES:
+            cpu = median(spent[size])
+            print(
+                f"  {name} x {size:>2}: {cpu * 1e9 / capture.frames:,.0f} ns a frame (cpu, less the start),"
+                f" {cpu / base:.3f} of the smallest's, {min(spent[size]) / min(spent[SIZES[0]]):.3f} by the best runs;"
+                f" peak {peaks[size] / 1e6:,.0f} MB",
+                flush=True,
+            )
+        worst = max(abs(median(spent[size]) / base - 1) for size in SIZES)
+        print(f"  {name}: {worst:.1%} from linear, target 10 % {'held' if worst <= 0.1 else 'MISSED'}", flush=True)
+
+
+# One connection for an hour.
+
+
+def hour(options: argparse.Namespace) -> None:
+    sizes = [options.exchanges * factor for factor in (1, 2, 4)]
+    start = start_seconds(options.core)
+    spent: dict[int, list[float]] = {size: [] for size in sizes}
+    peaks = {}
+    for _ in range(options.runs):
+        for size in sizes:
+            result = replay(options.core, lambda out, n=size: keep_alive(out, n))
+            measure.check_ledger(result, 3 + 2 * size, size)
+            spent[size].append(result.cpu_seconds - start)
+            peaks[size] = result.peak_bytes
+    cpu = {0: 0.0, **{size: median(values) for size, values in spent.items()}}
+    stretches = []
+    for before, size in zip([0, *sizes], sizes, strict=False):
+        each = (cpu[size] - cpu[before]) / (size - before)
+        stretches.append(each)
+        print(
+            f"  exchanges {before:>9,} to {size:>9,}: {each * 1e6:.2f} us each (cpu), peak {peaks[size] / 1e6:,.0f} MB"
+        )
+    print(f"  the last over the first: {stretches[-1] / stretches[0]:.3f}", flush=True)
+
+
+def keep_alive(out: BinaryIO, count: int) -> None:
+    """One connection with so many exchanges, spread over an hour. Its sequence numbers pass 2**32."""
+    client, server = ("10.0.0.1", 40000), ("172.16.0.1", 80)
+    halves = generate._Half(client, server, 1000), generate._Half(server, client, 2**32 - 500_000)
+    out.write(measure.PCAP_HEADER)
+    header = struct.Struct("<IIII").pack
+    clock_us = generate.START_SECONDS * 1_000_000
+    step_us = 3_600_000_000 // (2 * count)
+    pieces: list[bytes] = []
+
+    def put(frames: Iterator[bytes]) -> None:
+        nonlocal clock_us
+        for frame in frames:
+            pieces.append(header(clock_us // 1_000_000, clock_us % 1_000_000, len(frame), len(frame)) + frame)
+            clock_us += step_us
+
+    put(generate._open(*halves))
+    for _ in range(count):
+        put(generate._send(*halves, REQUEST))
+        put(generate._send(halves[1], halves[0], RESPONSE))
+        if len(pieces) > 4096:
+            out.write(b"".join(pieces))
+            pieces.clear()
+    out.write(b"".join(pieces))
+
+
+# Starts.
+
+
+def starts(options: argparse.Namespace) -> None:
+    repeats = 15
+    path = measure.FOLDER / "one.pcap"
+    generate.write("short", path, count=1)
+    content = path.read_bytes()
+    path.unlink()
+    found = {
+        "first record": [first_record(options.core, content) for _ in range(repeats)],
+        "--help": [measure.run([str(measure.PROGRAM), "--help"], options.core).seconds for _ in range(repeats)],
+    }
+    if why := network.why_not():
+        print(f"  refused start: {why}")
+    else:
+        found["refused start"] = refused(options.core, repeats)
+    for what, seconds in found.items():
+        verdict = "held" if median(seconds) < SECONDS[what] else "MISSED"
+        print(f"  {what}: {measure.spread(seconds)} s, target {SECONDS[what]} {verdict}", flush=True)
+
+
+def first_record(core: int, content: bytes) -> float:
+    """Seconds until the record of a capture is on standard output, while its standard input stays open."""
+    begin = time.perf_counter()
+    process = subprocess.Popen(
+        measure.pinned(core, [str(measure.PROGRAM), "--read", "-", "--sink", "stdout", "--quiet"]),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=measure.environment(),
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(content)
+        process.stdin.flush()
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - begin
+        process.stdin.close()
+        if not line.startswith(b"{") or process.stdout.read() or process.wait():
+            fail(f"not one record: {line[:200]!r}")
+    finally:
+        process.kill()
+        process.wait()
+    return seconds
+
+
+def refused(core: int, repeats: int) -> list[float]:
+    """Seconds that a start takes which finds the NIC held by another."""
+    seconds = []
+    with contextlib.ExitStack() as stack:
+        pair = stack.enter_context(network.veth())
+        stack.enter_context(network.inside(pair.namespace))
+        said = measure.FOLDER / "holder.err"
+        pidfile = measure.FOLDER / "holder.pid"
+        command = [str(measure.PROGRAM), "--iface", pair.far, "--sink", "null", "--pidfile"]
+        errors = stack.enter_context(said.open("wb"))
+        holder = subprocess.Popen([*command, str(pidfile)], stdin=subprocess.DEVNULL, stderr=errors,
+                                  env=measure.environment())  # fmt: skip
+        stack.callback(holder.wait)
+        stack.callback(holder.kill)
+        deadline = time.monotonic() + 30
+        while "recording " not in said.read_text():
+            if holder.poll() is not None or time.monotonic() > deadline:
+                fail(f"http-capture does not record:\n{said.read_text()[-2000:]}")
+            time.sleep(0.01)
+        for _ in range(repeats):
+            result = measure.run([*command, str(pidfile)], core, allowed=[75])
+            if "REFUSED" not in result.errors:
+                fail(f"not refused: {result.errors}")
+            seconds.append(result.seconds)
+    return seconds
+
+
+PARTS_RUN = {"connections": connections, "growth": growth, "hour": hour, "starts": starts}
+
+
+if __name__ == "__main__":
+    main()
