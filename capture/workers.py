@@ -289,8 +289,9 @@ class Fanout:
     def _copy(self, block: Block, slot: _Slot) -> None:
         """What the source has in memory of its own."""
         used = 0
+        frames = block.frames()  # it may be the block of the slot, on another buffer
         slot.block.lend(slot.buffer)
-        for frame, wire, timestamp_ns, link in block.frames():
+        for frame, wire, timestamp_ns, link in frames:
             if used + len(frame) > len(slot.buffer.view) or slot.block.full():
                 self._publish(slot, FRAMES, slot.block.count)
                 slot = self._free()
