@@ -597,11 +597,10 @@ class TestLive:
 
     def test_timeouts_come_on_an_idle_nic(self, cable, tmp_path):
         with Live(tmp_path, cable, "--set", "tcp.idle_timeout_seconds=0.3", "--set", "tcp.reorder_seconds=0.1") as live:
-            with inside(cable.namespace):
-                with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as out:
-                    out.bind((cable.near, 0))
-                    for _, frame in one_exchange(1)[0]:
-                        out.send(frame)
+            with inside(cable.namespace), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as out:
+                out.bind((cable.near, 0))
+                for _, frame in one_exchange(1)[0]:
+                    out.send(frame)
             eventually(lambda: live.output.read_text())
             assert json.loads(live.output.read_text())["http_capture"]["incomplete_reason"] in (
                 "timeout",
