@@ -9,14 +9,17 @@ if cython.compiled:
     from cython.cimports.http_capture.capture.connection import ConnectionTable
     from cython.cimports.http_capture.capture.decode import Decoder, Segment
     from cython.cimports.http_capture.capture.mirror import MirrorCopies
+    from cython.cimports.http_capture.capture.octets import prefetch
     from cython.cimports.http_capture.capture.source.block import Block
 else:
     from .connection import ConnectionTable
     from .decode import Decoder, Segment
     from .mirror import MirrorCopies
+    from .octets import prefetch
     from .source.block import Block
 from .defrag import Defragmenter
 
+_AHEAD = cython.declare(cython.Py_ssize_t, 6)  # frames
 _MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
 
 
@@ -75,6 +78,8 @@ class FrameLoop:
         i: cython.Py_ssize_t
         result: cython.int
         for i in range(block.count):
+            if self.workers > 1 and i + _AHEAD < block.count:  # another core has read them
+                prefetch(block.buffer, block.offsets[i + _AHEAD])
             self.frames += 1
             self.frame_bytes += block.captured[i]
             if self.matches is not None and not self.matches(

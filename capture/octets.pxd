@@ -11,6 +11,18 @@ cdef inline int u16(Buffer buffer, Py_ssize_t at) noexcept:
 cdef inline long long u32(Buffer buffer, Py_ssize_t at) noexcept:
     return <long long>u16(buffer, at) << 16 | u16(buffer, at + 2)
 
+cdef extern from *:
+    """
+    static void http_capture_prefetch(const unsigned char *from) {
+        __builtin_prefetch(from);
+        __builtin_prefetch(from + 64);
+    }
+    """
+    void http_capture_prefetch(const unsigned char *place) noexcept
+
+cdef inline void prefetch(Buffer buffer, Py_ssize_t at) noexcept:
+    http_capture_prefetch(&buffer.octets[at])
+
 cdef inline bytes part(bytes data, Py_ssize_t start, Py_ssize_t end):
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, end - start)
 

@@ -20,7 +20,8 @@ Invariants:
   process goes on behind it. The connections that it had are lost too, and what it has counted since its last report.
 - Workers have the parent's locks of the guard, and end with the parent, however that ends (SIGKILL).
 
-Bounds: `SLOTS` blocks are lent at a time; memory bounds of the settings are divided by N, but for [defrag].
+Bounds: SLOTS blocks are lent at a time, of a NIC RING_SLOTS. Memory bounds of the settings are divided by N, but for
+[defrag].
 """
 
 import contextlib
@@ -52,7 +53,8 @@ from .stats import Ledger, Share, merged
 
 log = logging.getLogger("http_capture")
 
-SLOTS = 64
+RING_SLOTS = 64
+SLOTS = 16
 SMALLEST_FRAME_BYTES = 16  # of a frame with its header in a capture file: so a slot never has more than fit its block
 HEADER_BYTES = 64  # of a slot; a cache line
 REPORT_BYTES = 64 << 10
@@ -212,7 +214,7 @@ class Fanout:
         self._mask: set[signal.Signals] = set()
         count = settings.workers.count
         ring = source.lend_many() if isinstance(source, AfPacket) else None
-        slots = min(SLOTS, settings.source.ring_block_count) if ring is not None else SLOTS // 2
+        slots = min(RING_SLOTS, settings.source.ring_block_count) if ring is not None else SLOTS
         capacity = BLOCK_CAPACITY if ring is not None else BUFFER_BYTES // SMALLEST_FRAME_BYTES
         slot_bytes = HEADER_BYTES + INDEX_BYTES * capacity + (BUFFER_BYTES if ring is None else 0)
         report_bytes = 8 + 2 * REPORT_BYTES
