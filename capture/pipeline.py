@@ -122,6 +122,9 @@ class Pipeline:
         if hasattr(self.sink, "waits"):
             self.sink.waits = False
 
+    healthy = True
+    """Whether the watchdog may be told so: what makes this loop wait shows by its silence."""
+
     def progress(self) -> tuple[int, int]:
         """Frames and exchanges so far."""
         application = self.application

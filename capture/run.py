@@ -203,7 +203,8 @@ def run(
         now_seconds = time.monotonic()
         if guard is not None and guard.due(now_seconds):
             _check(guard)
-        notify.alive(now_seconds)
+        if pipeline.healthy:
+            notify.alive(now_seconds)
         progress()
 
     try:

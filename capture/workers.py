@@ -60,7 +60,7 @@ HEADER_BYTES = 64  # of a slot; a cache line
 REPORT_BYTES = 64 << 10
 REPORT_SECONDS = 1.0
 STALL_SECONDS = 10.0  # that a worker of a NIC may take for one block
-END_SECONDS = 30.0  # beside the time to flush
+END_SECONDS = 30.0  # beside the time to flush, or to reach a broker
 MAX_DEATHS = 5
 DEATHS_SECONDS = 60.0
 
@@ -122,7 +122,7 @@ class _Worker:
     """
 
     __slots__ = (
-        "done", "failed", "finished", "ledgers", "name", "number", "over", "pid", "pidfd", "ready", "reports",
+        "done", "failed", "finished", "killed", "ledgers", "name", "number", "over", "pid", "pidfd", "ready", "reports",
         "stalled_seconds", "told", "whole",
     )  # fmt: skip
 
@@ -137,6 +137,7 @@ class _Worker:
         self.over = False
         self.ready = False
         self.failed = False
+        self.killed = False
         self.whole = True
         self.stalled_seconds = 0.0
 
@@ -250,8 +251,12 @@ class Fanout:
         """Forks the workers and waits until all of them have their sink. Raises what one of them raised."""
         for worker in self._workers:
             self._fork(worker)
+        until = time.monotonic() + self.settings.kafka.start_timeout_seconds + END_SECONDS
         while not all(worker.ready for worker in self._workers):
             self._gather(READ_SECONDS)
+            if time.monotonic() > until:
+                late = [worker.name for worker in self._workers if not worker.ready]
+                self._trouble = self._trouble or UnavailableError(f"{', '.join(late)} did not start: is it stopped?")
             if self._trouble is not None:
                 self.close()
                 raise self._trouble
@@ -371,13 +376,18 @@ class Fanout:
                 continue
             behind = worker.finished < self._published
             worker.stalled_seconds = worker.stalled_seconds + passed if behind else 0.0
-            if (behind and worker.stalled_seconds > STALL_SECONDS) or now > self._ended_by:
-                worker.stalled_seconds = 0.0
+            if not worker.killed and ((behind and worker.stalled_seconds > STALL_SECONDS) or now > self._ended_by):
+                worker.killed = True
                 self.hung += 1
                 what = f"has not finished a block in {STALL_SECONDS:g} s" if behind else "does not come to its end"
                 log.error("%s (pid %d) %s: it is killed", worker.name, worker.pid, what)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGKILL)
+
+    @property
+    def healthy(self) -> bool:
+        """False while a worker that was killed for its silence has not ended: then the watchdog should know."""
+        return not any(worker.killed for worker in self._workers)
 
     def _hear(self, worker: _Worker) -> None:
         report = worker.reports.read()
@@ -394,6 +404,7 @@ class Fanout:
         pid, status = os.waitpid(worker.pid, os.WNOHANG)
         if not pid:
             return
+        worker.killed = False
         with contextlib.suppress(BlockingIOError):
             worker.finished += os.eventfd_read(worker.done)
         for descriptor in (worker.pidfd, worker.done):
@@ -505,7 +516,7 @@ class Fanout:
     # A worker
 
     def _fork(self, worker: _Worker) -> None:
-        worker.ready = False
+        worker.ready = worker.killed = False
         worker.stalled_seconds = 0.0
         worker.told = os.eventfd(self._published - worker.finished, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         worker.done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

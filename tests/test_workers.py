@@ -9,7 +9,6 @@ import os
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from http_capture.capture.source.pcap_file import PcapFiles
 from http_capture.capture.workers import divided
 from http_capture.config.settings import Settings, TcpSettings, WorkersSettings
 from line import DIALOGUES, speak
-from network import inside, needs_network, veth
+from network import inside, ip, needs_network, sender, veth
 from traffic import Conversation, fragment, http_request, http_response, mix, write_pcap
 
 CORPUS = pathlib.Path(__file__).resolve().parents[2] / "shared" / "corpus"
@@ -549,6 +548,15 @@ def send(pair, path, pps=10000):
         )  # fmt: skip
 
 
+def put(pair, numbers, *, whole=True):
+    """Sends such exchanges, or only what comes before the responses."""
+    with sender(pair.namespace, pair.near) as out:
+        for number in numbers:
+            begun, rest = one_exchange(number)
+            for _, frame in begun + (rest if whole else []):
+                out.send(frame)
+
+
 def without_times(text):
     found = {}
     for records in by_connection(text).values():
@@ -602,16 +610,22 @@ class TestLive:
 
     def test_timeouts_come_on_an_idle_nic(self, cable, tmp_path):
         with Live(tmp_path, cable, "--set", "tcp.idle_timeout_seconds=0.3", "--set", "tcp.reorder_seconds=0.1") as live:
-            with inside(cable.namespace), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as out:
-                out.bind((cable.near, 0))
-                for _, frame in one_exchange(1)[0]:
-                    out.send(frame)
+            put(cable, [1], whole=False)
             eventually(lambda: live.output.read_text())
             assert json.loads(live.output.read_text())["http_capture"]["incomplete_reason"] in (
                 "timeout",
                 "no_response",
             )
             assert live.stop() == 0
+
+    def test_a_nic_that_is_removed_ends_all_of_them(self, cable, tmp_path):
+        with Live(tmp_path, cable, "--set", "source.return_timeout_seconds=0.5") as live:
+            put(cable, range(3))
+            ip("link", "delete", cable.far, namespace=cable.namespace)
+            assert live.process.wait(LIMIT_SECONDS) == 69
+            assert "was removed while it was captured" in live.said
+            assert paths_of(live.output.read_text()) == [0, 1, 2]
+            ledger_of(live.said)
 
     @pytest.mark.once
     def test_a_worker_that_hangs_is_killed_and_named(self, cable, tmp_path):
