@@ -364,7 +364,7 @@ class Fanout:
         self._watch()
 
     def _watch(self) -> None:
-        """Ends a worker that does not go on. Only where nothing may make it wait: not for the reader of a replay."""
+        """Ends a worker that does not go on: of a NIC, where nothing makes it wait, and after a stop was asked for."""
         now = time.monotonic()
         # A pause of this process, too, is no worker's fault.
         passed = min(now - self._looked, 1.0)
@@ -374,7 +374,7 @@ class Fanout:
         for worker in self._workers:
             if worker.over or not worker.ready:
                 continue
-            behind = worker.finished < self._published
+            behind = self.source.live and worker.finished < self._published
             worker.stalled_seconds = worker.stalled_seconds + passed if behind else 0.0
             if not worker.killed and ((behind and worker.stalled_seconds > STALL_SECONDS) or now > self._ended_by):
                 worker.killed = True
