@@ -287,8 +287,8 @@ def merged(*, live: bool, source: SourceStats, frames: int, shares: Sequence[Sha
     taken = [one.get("segments", {}) for one in sums]
     mine = [one.get("mirrored", 0) + one.get("total", 0) for one in taken]
     unknown = [
-        f"{share.name} did not count {frames - one.get('frames', {}).get('read', 0):,} of {frames:,} frames, and what "
-        "it had begun when it ended is lost"
+        f"{share.name} did not count {frames - one.get('frames', {}).get('read', 0):,} of {frames:,} frames: what it "
+        "had begun when it ended is lost, and what it recorded since its last report is not counted"
         for share, one in zip(shares, sums, strict=True)
         if not share.whole
     ]

@@ -249,8 +249,12 @@ class Fanout:
 
     def start(self) -> None:
         """Forks the workers and waits until all of them have their sink. Raises what one of them raised."""
-        for worker in self._workers:
-            self._fork(worker)
+        try:
+            for worker in self._workers:
+                self._fork(worker)
+        except HttpCaptureError:
+            self.close()
+            raise
         until = time.monotonic() + self.settings.kafka.start_timeout_seconds + END_SECONDS
         while not all(worker.ready for worker in self._workers):
             self._gather(READ_SECONDS)
@@ -520,10 +524,14 @@ class Fanout:
         worker.stalled_seconds = 0.0
         worker.told = os.eventfd(self._published - worker.finished, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         worker.done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        with _signals_held() as mask:
-            worker.pid = os.fork()
-            if worker.pid == 0:
-                _end_as(lambda: self._work(worker, mask))
+        try:
+            with _signals_held() as mask:
+                worker.pid = os.fork()
+                if worker.pid == 0:
+                    _end_as(lambda: self._work(worker, mask))
+        except OSError as error:
+            worker.over = True
+            raise UnavailableError(f"{worker.name} cannot be started ({error.strerror}): see the limits") from None
         worker.pidfd = os.pidfd_open(worker.pid)
         self._poll.register(worker.pidfd, select.POLLIN)
         self._poll.register(worker.done, select.POLLIN)
