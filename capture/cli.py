@@ -47,8 +47,8 @@ Every setting has a name in the TOML file (see http-capture.toml in the package)
 
 A NIC is guarded: a second copy on it, or with the same pidfile, is refused before it opens anything.
 exit codes: 0 done or stopped as asked, 64 usage, 65 damaged capture file, 66 no such input, 69 no such NIC, broker or
-topic, 70 the ledger does not balance (a bug), 73 no guard, 74 records not delivered, 75 already running,
-76 guard lost or producer fenced, 77 not permitted, 78 configuration, 130 ended by a second signal without a flush"""
+topic, 70 the ledger does not balance or a worker died (a bug), 73 no guard, 74 records not delivered, 75 already
+running, 76 guard lost or producer fenced, 77 not permitted, 78 configuration, 130 a second signal: no flush"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--die-with-parent", action="store_true", help="stop when the parent ends, also a supervisord that is killed"
     )
     process.add_argument("--user", metavar="NAME", help="become this user (NAME or UID:GID) once the NIC is open")
+    process.add_argument("--workers", metavar="N", help="spread the connections over N more processes, 1 to 64 (none)")
     sink = parser.add_argument_group("where records go")
     sink.add_argument("--sink", metavar="TO", help="kafka, stdout, null, file:PATH (kafka with --brokers, else stdout)")
     sink.add_argument("--brokers", metavar="HOST:PORT,...", help="Kafka bootstrap servers")
@@ -115,6 +116,7 @@ def flags(options: argparse.Namespace) -> Flags:
             "filter": options.filter,
             "kind": options.source,
         },
+        "workers": {"count": options.workers},
         "sink": {"to": options.sink},
         "kafka": {
             "brokers": options.brokers,

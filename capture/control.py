@@ -170,9 +170,17 @@ def _status_text(seen: Status) -> str:
         ]
         if seen.instance:
             lines.append(f"  instance: {seen.instance}")
+        if workers := _workers(seen):
+            lines.append(f"  workers: {len(workers)} (pid {', '.join(map(str, workers))})")
     lines += [f"  problem: {line}" for line in seen.conflicts]
     lines += [f"  note: {line}" for line in seen.notes]
     return "\n".join(lines)
+
+
+def _workers(seen: Status) -> list[int]:
+    from ..guard import status as statuses
+
+    return statuses.workers(seen.holder.pid) if seen.holder is not None and seen.holder.pid else []
 
 
 def _dead(seen: Status) -> str:
@@ -227,6 +235,7 @@ def _fields(seen: Status) -> dict[str, Any]:
         "interfaces": seen.interfaces,
         "holder": seen.holder.fields() if seen.holder else None,
         "instance": seen.instance or None,
+        "workers": _workers(seen),
         "held": seen.held,
         "problems": seen.conflicts,
         "notes": seen.notes,

@@ -10,6 +10,8 @@
         NotPermittedError  77
         ConfigurationError 78
       LedgerError          70  the ledger does not balance: a bug of ours
+      WorkerDiedError      70  a worker died, and the run does not go on without it
+      WorkerFailedError        what ended a worker; its exit code is that of what it raised
 
 The guard has its own (http_capture.guard): 73, 75 and 76. Bad traffic is never an exception: it is counted.
 """
@@ -65,3 +67,15 @@ class LedgerError(HttpCaptureError):
     """The ledger does not balance: something was lost or counted twice. A bug of ours."""
 
     exit_code = 70
+
+
+class WorkerDiedError(HttpCaptureError):
+    """A worker process died, and the settings or the number of deaths say that the run does not go on."""
+
+
+class WorkerFailedError(HttpCaptureError):
+    """A worker has met an error that ends the run, as it would have without workers."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code

@@ -1,7 +1,7 @@
 # C types of frame_loop.py.
 
 from http_capture.capture.connection cimport ConnectionTable
-from http_capture.capture.decode cimport Decoder
+from http_capture.capture.decode cimport Decoder, Segment
 from http_capture.capture.mirror cimport MirrorCopies
 from http_capture.capture.source.block cimport Block
 
@@ -11,7 +11,10 @@ cdef class FrameLoop:
     cdef public ConnectionTable connections
     cdef public object defragmenter
     cdef public object matches
-    cdef public long long frames, frame_bytes, filtered
+    cdef public long long frames, frame_bytes, filtered, elsewhere
+    cdef readonly long long workers
+    cdef unsigned long long number, key
 
     cpdef int run(self, Block block) except? -1
+    cdef bint _is_elsewhere(self, Segment segment) except? -1
     cdef int _fragment(self, long long timestamp_ns) except? -1

@@ -1,5 +1,5 @@
 """The frames of one block, one after the other: decode, put fragments together, leave out what the mirror has sent
-twice, hand segments to their connection."""
+twice, hand segments to their connection. One of several workers takes the segments of its share of the connections."""
 
 from typing import Any
 
@@ -7,21 +7,41 @@ import cython
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.connection import ConnectionTable
-    from cython.cimports.http_capture.capture.decode import Decoder
+    from cython.cimports.http_capture.capture.decode import Decoder, Segment
     from cython.cimports.http_capture.capture.mirror import MirrorCopies
+    from cython.cimports.http_capture.capture.octets import octets_in, prefetch
     from cython.cimports.http_capture.capture.source.block import Block
 else:
     from .connection import ConnectionTable
-    from .decode import Decoder
+    from .decode import Decoder, Segment
     from .mirror import MirrorCopies
+    from .octets import octets_in, prefetch
     from .source.block import Block
 from .defrag import Defragmenter
+
+_AHEAD = cython.declare(cython.Py_ssize_t, 6)  # frames
+_MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
+
+
+@cython.cfunc
+@cython.inline
+@cython.exceptval(check=False)
+def _mixed(
+    high: cython.ulonglong, low: cython.ulonglong, port: cython.ulonglong, key: cython.ulonglong
+) -> cython.ulonglong:
+    """One end of a connection as a number. `key` is odd."""
+    number: cython.ulonglong = (((low ^ port << 40) * key & _MASK) ^ high) & _MASK
+    number = (number ^ number >> 29) * key & _MASK
+    return (number ^ number >> 32) * key & _MASK
 
 
 @cython.final
 @cython.cclass
 class FrameLoop:
     """frames + datagrams put together = filtered + decoder.segments + decoder.fragments + drops of the decoder.
+    decoder.segments = copies.segments + connections.segments + elsewhere.
+
+    elsewhere: segments of connections that another worker has, see share_with().
 
     `matches(frame bytes, wire length, link type) -> bool` is the filter of a replay, or None; a NIC's frames are
     filtered by the kernel.
@@ -36,7 +56,18 @@ class FrameLoop:
         self.copies = copies
         self.connections = connections
         self.matches = matches
-        self.frames = self.frame_bytes = self.filtered = 0
+        self.frames = self.frame_bytes = self.filtered = self.elsewhere = 0
+        self.workers = 1
+        self.number = 0
+        self.key = 1
+
+    def share_with(self, workers: int, number: int, key: int) -> None:
+        """From here on takes the connections of which the share is this number, 0 to workers - 1: all segments of a
+        connection, in both directions, have the same one. `key`: an odd secret of 64 bits, the same in all workers,
+        whose decoders are copies of one. The clock is that of all frames, whoever has their connections."""
+        self.workers = workers
+        self.number = number
+        self.key = key
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -48,6 +79,8 @@ class FrameLoop:
         i: cython.Py_ssize_t
         result: cython.int
         for i in range(block.count):
+            if self.workers > 1 and i + _AHEAD < block.count:  # another core has read them
+                prefetch(octets_in(block.buffer), block.offsets[i + _AHEAD])
             self.frames += 1
             self.frame_bytes += block.captured[i]
             if self.matches is not None and not self.matches(
@@ -59,6 +92,8 @@ class FrameLoop:
                 continue
             result = decoder.decode(block, i)
             if result == 0:
+                if self.workers > 1 and self._is_elsewhere(decoder.segment):
+                    continue
                 if not copies.is_copy(decoder.segment):
                     connections.segment(decoder.segment)
             elif result == 1:
@@ -82,6 +117,27 @@ class FrameLoop:
             if whole is None:
                 return 0
             result = decoder.decode_datagram(whole)
-        if result == 0 and not self.copies.is_copy(decoder.segment):
-            self.connections.segment(decoder.segment)
+        if result == 0:
+            if self.workers > 1 and self._is_elsewhere(decoder.segment):
+                return 0
+            if not self.copies.is_copy(decoder.segment):
+                self.connections.segment(decoder.segment)
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _is_elsewhere(self, segment: Segment) -> cython.bint:
+        """Whether another worker has its connection. Tells the connections the time."""
+        connections: ConnectionTable = self.connections
+        number: cython.ulonglong
+        if segment.timestamp_ns > connections.now_ns:
+            connections.now_ns = segment.timestamp_ns
+            if segment.timestamp_ns >= connections.next_tick_ns:
+                connections.tick(segment.timestamp_ns)
+        number = _mixed(segment.source_high, segment.source_low, segment.source_port, self.key)
+        number += _mixed(segment.destination_high, segment.destination_low, segment.destination_port, self.key)
+        number = ((number ^ segment.path) * self.key & _MASK) >> 32
+        if number * self.workers >> 32 == self.number:
+            return False
+        self.elsewhere += 1
+        return True

@@ -17,6 +17,11 @@ cdef extern from *:
     #include <emmintrin.h>
     #endif
 
+    static inline void hc_prefetch(const unsigned char *from) {
+        __builtin_prefetch(from);
+        __builtin_prefetch(from + 64);
+    }
+
     static inline uint64_t hc_load64(const unsigned char *from) {
         uint64_t word;
         memcpy(&word, from, 8);
@@ -207,6 +212,7 @@ cdef extern from *:
         return to + (20 - at);
     }
     """
+    void hc_prefetch(const unsigned char *place) nogil
     unsigned int hc_u32(const unsigned char *source) nogil
     Py_ssize_t hc_plain(unsigned char *to, const unsigned char *source, Py_ssize_t length) nogil
     Py_ssize_t hc_text(unsigned char *to, const unsigned char *source, Py_ssize_t length) nogil
@@ -232,6 +238,9 @@ cdef inline Octets octets_of(bytes data) noexcept:
 
 cdef inline Room room_of(bytearray data) noexcept:
     return <Room>PyByteArray_AS_STRING(data)
+
+cdef inline void prefetch(Octets octets, Py_ssize_t at) noexcept:
+    hc_prefetch(octets + at)
 
 cdef inline bytes part(bytes data, Py_ssize_t start, Py_ssize_t end):
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, end - start)

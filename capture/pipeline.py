@@ -25,15 +25,28 @@ KEEP = {"none": 0, "text": 1, "all": 2}
 NS = 1_000_000_000
 
 
+def new_decoder(settings: Settings) -> Decoder:
+    """Processes that take connections of the same frames need copies of one: it has a secret of its own."""
+    return Decoder(
+        vlan_in_key=settings.decode.vlan_in_key,
+        tunnel_in_key=settings.decode.tunnel_in_key,
+        verify_checksums=settings.tcp.verify_checksums,
+    )
+
+
 class Pipeline:
-    """All stages of one run. `run()` once, then `finish()` once, then `ledger()`."""
+    """All stages of one run. `run()` once, then `finish()` once, then `ledger()`.
+
+    `decoder`: one that is not to be made anew; see `new_decoder`. `clock`: ns since 1970, asked where a NIC is idle."""
 
     def __init__(
-        self, settings: Settings, source: Source, sink: Sink, *, hostname: str, version: str, instance: str
-    ) -> None:
+        self, settings: Settings, source: Source, sink: Sink, *, hostname: str, version: str, instance: str,
+        decoder: Decoder | None = None, clock: Callable[[], int] = time.time_ns,
+    ) -> None:  # fmt: skip
         self.settings = settings
         self.source = source
         self.sink = sink
+        self.clock = clock
         self.finished = False
         self.limits = Limits(
             max_head_bytes=settings.http.max_head_bytes,
@@ -74,12 +87,7 @@ class Pipeline:
             idle_timeout_ns=int(tcp.idle_timeout_seconds * NS),
             closing_timeout_ns=int(tcp.closing_timeout_seconds * NS),
         )
-        decode = settings.decode
-        self.decoder = Decoder(
-            vlan_in_key=decode.vlan_in_key,
-            tunnel_in_key=decode.tunnel_in_key,
-            verify_checksums=tcp.verify_checksums,
-        )
+        self.decoder = decoder or new_decoder(settings)
         self.defragmenter = Defragmenter(settings.defrag)
         matches = None
         if settings.source.filter and not source.live:
@@ -104,10 +112,23 @@ class Pipeline:
                 return
             loop.run(block)
             if source.live and not block.count:
-                self.connections.tick(time.time_ns())
+                self.connections.tick(self.clock())
             self.defragmenter.tick(self.connections.now_ns)
             sink.poll()
             each_block()
+
+    def do_not_wait(self) -> None:
+        """A reader of the records that is slow is not waited for any more."""
+        if hasattr(self.sink, "waits"):
+            self.sink.waits = False
+
+    healthy = True
+    """Whether the watchdog may be told so: what makes this loop wait shows by its silence."""
+
+    def progress(self) -> tuple[int, int]:
+        """Frames and exchanges so far."""
+        application = self.application
+        return self.loop.frames, application.paired + application.only_request + application.only_response
 
     def finish(self) -> int:
         """Closes the source, records what is unfinished, flushes the sink within its limit and closes it.
@@ -120,6 +141,10 @@ class Pipeline:
         self.finished = True
         stats = self.sink.stats()
         return stats.records - stats.delivered
+
+    def undelivered(self) -> dict[str, int]:
+        """Records by the reason why they were not delivered."""
+        return self.sink.stats().undelivered
 
     def ledger(self) -> Ledger:
         """What came in and what became of it, at this moment."""

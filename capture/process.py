@@ -12,11 +12,13 @@ Standard library only: `end_with()` comes before the guard.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from .errors import ConfigurationError, NotPermittedError
 
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 PR_SET_NO_NEW_PRIVS = 38
 SIGTERM = 15
 MAX_ID = 0xFFFFFFFE  # the one above stands for "leave as it is"
@@ -91,14 +93,23 @@ def become(user: User) -> None:
         )
 
 
-def end_with(parent: int) -> None:
-    """This process gets SIGTERM when its parent ends, however that ends; at once if that has happened already.
+def end_with(parent: int, number: int = SIGTERM) -> None:
+    """This process gets SIGTERM, or the signal of this number, when its parent ends, however that ends; at once if that
+    has happened already.
 
     `parent`: os.getppid() as early as it can be asked. It is the end of the parent's thread that counts, that which
     started this process: one that starts programs from a thread of its own has to keep that thread."""
-    _prctl(PR_SET_PDEATHSIG, SIGTERM)
+    _prctl(PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
-        os.kill(os.getpid(), SIGTERM)
+        os.kill(os.getpid(), number)
+
+
+def call_itself(name: str) -> None:
+    """What lists of processes show, 15 characters of it; the command line stays."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode()[:15])
 
 
 def _is_id(text: str) -> bool:

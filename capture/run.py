@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from ..config.settings import LogSettings, Settings
 from ..guard import SUSPECT_SECONDS, Guard, GuardError
@@ -28,8 +29,11 @@ from .errors import HttpCaptureError, NotPermittedError, UnavailableError, Undel
 from .notify import Notify
 from .pipeline import Pipeline
 from .process import become, end_with, find_user, no_new_privileges
-from .sink import open_sink
+from .sink import SharedSink, Sink, open_sink, share_sink
 from .source import Source, open_source
+
+if TYPE_CHECKING:
+    from .workers import Fanout
 
 log = logging.getLogger("http_capture")
 
@@ -81,11 +85,16 @@ class _Signals:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that is opened anew for the next line once `anew` is set. Where that fails, the old one is kept."""
+    """A log file that is opened anew for the next line once `anew` is set. Where that fails, the old one is kept.
+
+    `follows`: also once another file has its name, as in a worker, whose parent opens it anew."""
 
     anew = False
+    follows = False
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self.follows and self._has_moved():
+            self.anew = True
         if self.anew:
             self.anew = False
             old = self.stream
@@ -94,10 +103,17 @@ class _LogFile(logging.FileHandler):
                 if old is not None:
                     old.close()
             except OSError as error:
+                self.follows = False
                 log.error(
                     "%s cannot be opened anew (%s): the log goes on in the old file", self.baseFilename, error.strerror
                 )
         super().emit(record)
+
+    def _has_moved(self) -> bool:
+        try:
+            return not os.path.samestat(os.stat(self.baseFilename), os.fstat(self.stream.fileno()))  # type: ignore[union-attr]
+        except (OSError, ValueError, AttributeError):
+            return False
 
 
 def _open_log(settings: LogSettings) -> logging.Handler:
@@ -133,17 +149,33 @@ def run(
     signals = _Signals()
     signals.install(_open_log(settings.log))
     live = not settings.source.read
+    several = settings.workers.count > 1
     source = open_source(settings.source) if not live else None  # a wrong file name should not wait for Kafka
-    sink = open_sink(settings.sink, settings.kafka, live=live)
+    sink: Sink | SharedSink
+    if several:
+        sink = share_sink(settings.sink, settings.kafka, live=live, processes=settings.workers.count)
+    else:
+        sink = open_sink(settings.sink, settings.kafka, live=live)
+    fanout: Fanout | None = None
     try:
         source = source or open_source(settings.source)
-        pipeline = Pipeline(settings, source, sink, hostname=socket.gethostname(), version=VERSION, instance=instance)
+        pipeline: Pipeline | Fanout
+        if isinstance(sink, SharedSink):
+            from . import workers
+
+            if user is not None:
+                _import_late()
+            pipeline = fanout = workers.Fanout(settings, source, sink, version=VERSION, instance=instance, user=user)
+            fanout.start()
+        else:
+            pipeline = Pipeline(
+                settings, source, sink, hostname=socket.gethostname(), version=VERSION, instance=instance
+            )  # fmt: skip
         plain = uncompiled()
         if guard is not None:
             _settle(guard)
         if user is not None:
-            for name in LATE:
-                importlib.import_module(name)
+            _import_late()
             become(user)
             if parent is not None:
                 end_with(parent)
@@ -152,7 +184,7 @@ def run(
     except BaseException:
         if source is not None:
             source.close()
-        sink.close()
+        (fanout or sink).close()
         raise
     if plain:
         log.info("these modules are not compiled, so this is slow: %s", ", ".join(plain))
@@ -171,7 +203,8 @@ def run(
         now_seconds = time.monotonic()
         if guard is not None and guard.due(now_seconds):
             _check(guard)
-        notify.alive(now_seconds)
+        if pipeline.healthy:
+            notify.alive(now_seconds)
         progress()
 
     try:
@@ -181,6 +214,14 @@ def run(
     except BaseException:
         source.close()
         raise
+    finally:
+        if fanout is not None:
+            fanout.close()
+
+
+def _import_late() -> None:
+    for name in LATE:
+        importlib.import_module(name)
 
 
 def _check(guard: Guard) -> int:
@@ -205,7 +246,7 @@ def _settle(guard: Guard) -> None:
 
 
 def _loop(
-    pipeline: Pipeline, signals: _Signals, each_block: Callable[[], None]
+    pipeline: "Pipeline | Fanout", signals: _Signals, each_block: Callable[[], None]
 ) -> HttpCaptureError | GuardError | None:
     """The run itself. Returns the error that ended it, if one did."""
     gc.freeze()  # what is there now stays; the caller has disabled the rest, which costs more as connections grow
@@ -215,13 +256,13 @@ def _loop(
         return error
     finally:
         gc.enable()
-        if signals.stopped and hasattr(pipeline.sink, "waits"):
-            pipeline.sink.waits = False
+        if signals.stopped:
+            pipeline.do_not_wait()
     return None
 
 
 def _close(
-    pipeline: Pipeline,
+    pipeline: "Pipeline | Fanout",
     failure: HttpCaptureError | GuardError | None,
     guard: Guard | None,
     *,
@@ -245,12 +286,15 @@ def _close(
         code = 65
     reader_gone = failure is not None and failure.exit_code == 0
     if undelivered and not reader_gone:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in pipeline.sink.stats().undelivered.items())
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in pipeline.undelivered().items())
         code = UndeliveredError.exit_code
         log.error("%s records were not delivered: %s", f"{undelivered:,}", reasons)
     if failure is not None and not reader_gone:
         code = failure.exit_code
         log.error("%s", failure)
+    if ledger.unknown and not code and not reader_gone:
+        code = 70
+        log.error("records may be missing, a worker died: %s", "; ".join(ledger.unknown))
     if not ledger.balanced:
         code = 70
         log.error("the ledger does not balance, please report it: %s", "; ".join(ledger.imbalances))
@@ -261,7 +305,7 @@ def _close(
     return code
 
 
-def _progress(pipeline: Pipeline, source: Source) -> Callable[[], None]:
+def _progress(pipeline: "Pipeline | Fanout", source: Source) -> Callable[[], None]:
     """Shows on a terminal how far a long replay is."""
     if not sys.stderr.isatty():
         return lambda: None
@@ -275,10 +319,10 @@ def _progress(pipeline: Pipeline, source: Source) -> Callable[[], None]:
         last = now
         total = getattr(source, "bytes_total", None)
         part = f"{100 * getattr(source, 'bytes_read', 0) / total:5.1f} %" if total else ""
-        rate = pipeline.loop.frames / (now - begin)
-        exchanges = pipeline.application.paired + pipeline.application.only_request + pipeline.application.only_response
+        frames, exchanges = pipeline.progress()
+        rate = frames / (now - begin)
         print(
-            f"\r{part} {pipeline.loop.frames:,} frames, {exchanges:,} exchanges, {rate:,.0f} frames/s\033[K",
+            f"\r{part} {frames:,} frames, {exchanges:,} exchanges, {rate:,.0f} frames/s\033[K",
             end="", file=sys.stderr, flush=True,
         )  # fmt: skip
 

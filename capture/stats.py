@@ -4,7 +4,8 @@ Every frame, segment, byte, message, exchange and record is in exactly one count
 the output of the one before it. `Ledger.imbalances` names every equation that does not hold: a bug of ours, and loss.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from .connection import ConnectionTable
@@ -22,17 +23,22 @@ Numbers = dict[str, Any]
 
 @dataclass(slots=True)
 class Ledger:
-    """`sections`: stage -> counter -> number (or reason -> number). `imbalances`: empty where all balances."""
+    """`sections`: stage -> counter -> number (or reason -> number). `imbalances`: empty where all balances. `unknown`:
+    what cannot be known any more, because a worker died."""
 
     sections: dict[str, Numbers]
     imbalances: list[str]
+    unknown: list[str] = field(default_factory=list)
 
     @property
     def balanced(self) -> bool:
         return not self.imbalances
 
     def as_json(self) -> Numbers:
-        return {**self.sections, "balanced": self.balanced, "imbalances": self.imbalances}
+        """`balanced` is null where what is known balances, and something is not known."""
+        balanced = None if self.unknown and self.balanced else self.balanced
+        told: Numbers = {**self.sections, "balanced": balanced, "imbalances": self.imbalances}
+        return {**told, "unknown": self.unknown} if self.unknown else told
 
     def as_text(self) -> str:
         """Lines for a person: a stage each, counters that are not zero."""
@@ -44,11 +50,19 @@ class Ledger:
                 if (any(value.values()) if isinstance(value, dict) else value) or name in _ALWAYS.get(stage, ())
             ]
             lines.append(f"  {stage:<12} {', '.join(shown) if shown else 'none'}")
-        lines.append("  balanced     " + ("yes" if self.balanced else "NO: " + "; ".join(self.imbalances)))
+        balanced = "as far as is known" if self.unknown else "yes"
+        lines.append("  balanced     " + (balanced if self.balanced else "NO: " + "; ".join(self.imbalances)))
+        lines += [f"  unknown      {line}" for line in self.unknown]
         return "\n".join(lines)
 
 
-_ALWAYS = {"guard": ("checks",), "frames": ("read",), "exchanges": ("total",), "records": ("total", "delivered")}
+_ALWAYS = {
+    "workers": ("count",),
+    "guard": ("checks",),
+    "frames": ("read",),
+    "exchanges": ("total",),
+    "records": ("total", "delivered"),
+}
 
 
 def _grouped(value: object) -> str:
@@ -128,7 +142,13 @@ def ledger(
         "gaps": tcp.gaps,
         "holes_given_up_for_memory": tcp.holes_given_up_for_memory,
     }
-    equal("segments decoded = mirrored + tracked", decoder.segments, loop.copies.segments + connections.segments)
+    if loop.workers > 1:
+        segments["elsewhere"] = loop.elsewhere
+    equal(
+        "segments decoded = mirrored + tracked + elsewhere",
+        decoder.segments,
+        loop.copies.segments + connections.segments + loop.elsewhere,
+    )
     equal(
         "segments = data + control + untracked + late + ignored",
         connections.segments,
@@ -229,3 +249,85 @@ def ledger(
         },
         imbalances,
     )
+
+
+@dataclass(slots=True)
+class Share:
+    """What one worker has counted: `ledgers`, as_json() of each process that had its number, in their order; the last
+    ones of those that died are from some time before. `whole`: none died, and the last one came to the end."""
+
+    name: str
+    ledgers: list[Numbers]
+    whole: bool
+
+
+def merged(*, live: bool, source: SourceStats, frames: int, shares: Sequence[Share], workers: Numbers) -> Ledger:
+    """The ledger of all workers. `frames`: how many were given to each of them. `workers`: counters about them.
+
+    All frames were seen by each worker, and each segment belongs to one: what comes before the segments is the same in
+    all of them and is counted once, the rest is summed."""
+    imbalances = [f"{share.name}: {line}" for share in shares for one in share.ledgers for line in one["imbalances"]]
+    sums = [_sum(share.ledgers) for share in shares]
+    known = [number for number, share in enumerate(shares) if share.whole] or sorted(
+        range(len(shares)), key=lambda number: -sums[number].get("frames", {}).get("read", 0)
+    )
+    first = sums[known[0]] if sums else {}
+    sections = _sum(sums)
+    for stage in ("frames", "fragments"):
+        sections[stage] = dict(first.get(stage, {}))
+        for number in known[1:]:
+            if shares[number].whole and sums[number][stage] != first[stage]:
+                imbalances.append(f"{stage}: {shares[number].name} counted others than {shares[known[0]].name}")
+    seen = sections["frames"]
+    for name in ("received", "dropped_by_kernel", "unread"):
+        seen.pop(name, None)
+    segments = sections.setdefault("segments", {})
+    segments.pop("elsewhere", None)
+    decoded = seen.get("segments", 0)
+    taken = [one.get("segments", {}) for one in sums]
+    mine = [one.get("mirrored", 0) + one.get("total", 0) for one in taken]
+    unknown = [
+        f"{share.name} did not count {frames - one.get('frames', {}).get('read', 0):,} of {frames:,} frames: what it "
+        "had begun when it ended is lost, and what it recorded since its last report is not counted"
+        for share, one in zip(shares, sums, strict=True)
+        if not share.whole
+    ]
+    workers = {
+        **workers,
+        "segments": {share.name: number for share, number in zip(shares, mine, strict=True)},
+        "segments_lost": decoded - sum(mine),
+        "frames_lost": {
+            share.name: frames - one.get("frames", {}).get("read", 0) for share, one in zip(shares, sums, strict=True)
+        },
+    }
+    for share, one in zip(shares, sums, strict=True):
+        read = one.get("frames", {}).get("read", 0)
+        if read > frames or (share.whole and read != frames):
+            imbalances.append(f"frames of {share.name}: {read:,} is not {frames:,} ({read - frames:+,})")
+    if not unknown and decoded != sum(mine):
+        imbalances.append(f"each segment in one worker: {decoded:,} is not {sum(mine):,} ({decoded - sum(mine):+,})")
+    if live:
+        received = {"received": source.received, "dropped_by_kernel": source.dropped}
+        unread = max(0, source.received - source.dropped - frames)
+        sections["frames"] = {**received, **seen, "read": frames, "unread": unread}
+    else:
+        sections["frames"] = {**seen, "read": frames}
+        if frames != source.received:
+            imbalances.append(
+                f"frames read = frames of the files: {frames:,} is not {source.received:,}"
+                f" ({frames - source.received:+,})"
+            )
+    sections["workers"] = workers
+    return Ledger(sections, imbalances, unknown)
+
+
+def _sum(ledgers: Sequence[Numbers]) -> Numbers:
+    """Section by section, number by number."""
+    total: Numbers = {}
+    for one in ledgers:
+        for name, value in one.items():
+            if isinstance(value, dict):
+                total[name] = _sum([total.get(name, {}), value])
+            elif isinstance(value, int) and not isinstance(value, bool):
+                total[name] = total.get(name, 0) + value
+    return total

@@ -49,6 +49,13 @@ class SourceSettings(Stage, frozen=True):
     return_timeout_seconds: Seconds = 10.0  # how long a NIC that was removed is waited for
 
 
+class WorkersSettings(Stage, frozen=True):
+    """Over how many processes the connections are spread, and what the death of one of them means."""
+
+    count: Annotated[int, Meta(ge=1, le=64)] = 1  # 1: no process but this one
+    on_death: Literal["restart", "stop"] = "restart"
+
+
 class DecodeSettings(Stage, frozen=True):
     """What makes two segments with the same addresses and ports belong to one connection. Without VLAN or tunnel in the
     key, directions that a mirror tags differently are put together, and so are networks that use the same addresses."""
@@ -142,6 +149,7 @@ class Settings(Stage, frozen=True):
     guard: GuardSettings = GuardSettings()
     process: ProcessSettings = ProcessSettings()
     source: SourceSettings = SourceSettings()
+    workers: WorkersSettings = WorkersSettings()
     decode: DecodeSettings = DecodeSettings()
     defrag: DefragSettings = DefragSettings()
     tcp: TcpSettings = TcpSettings()

@@ -194,6 +194,12 @@ def parent(pid: int) -> int:
     return int(fields[1]) if len(fields) > 1 else 0
 
 
+def workers(pid: int) -> list[int]:
+    """The processes that do the work of a copy: its children, where the kernel names them, that are of this program."""
+    children = read_file(f"/proc/{pid}/task/{pid}/children") or b""
+    return [int(child) for child in children.split() if verb(int(child)) == "run"]
+
+
 def unfit(path: str) -> str:
     """Why nothing that is found in this file is believed, "": it is. Who may write it could have made it up."""
     try:

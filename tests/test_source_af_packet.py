@@ -171,6 +171,31 @@ def test_a_ring_block_is_given_back_once_it_is_read_and_the_ring_is_a_ring() -> 
     assert block.frames()[0][0] == TCP81
 
 
+def test_ring_blocks_that_are_kept_are_given_back_in_their_order() -> None:
+    """All of the ring can be lent; a block that is lent is not lent again, though it looks like a new one."""
+    ring = bytearray().join(ring_block([Framed(b"%d" % n * 60)] * 2) for n in range(3))
+    walker, block, small = RingWalker(ring, 4096, 1, False), Block(8), Block(1)
+    status = [8, 4096 + 8, 8192 + 8]
+
+    def lend(into: Block) -> list[bytes]:
+        walker.fill(into)
+        return [frame[:1] for frame, *_ in into.frames()]
+
+    assert [lend(block), walker.keep(), lend(small), walker.keep(), lend(small), walker.keep()] == [
+        [b"0", b"0"], 1, [b"1"], 0, [b"1"], 1,
+    ]  # fmt: skip
+    assert (lend(block), walker.keep(), walker.kept, walker.ready()) == ([b"2", b"2"], 1, 3, False)
+    assert [ring[at] for at in status] == [1, 1, 1]
+    walker.give_back(2)
+    assert ([ring[at] for at in status], walker.kept, walker.ready()) == ([0, 0, 1], 1, False)
+    ring[:4096] = ring_block([Framed(b"3" * 60)])
+    assert (walker.ready(), lend(block), walker.keep(), walker.ready()) == (True, [b"3"], 1, False)
+    walker.give_back(2)
+    assert ([ring[at] for at in status], walker.kept) == ([0, 0, 0], 0)
+    with pytest.raises(ValueError, match="more ring blocks"):
+        walker.give_back(1)
+
+
 def test_an_empty_ring_block_lends_nothing_and_is_given_back() -> None:
     ring = ring_block([]) + ring_block([Framed(ARP)])
     frames, _ = walk(ring)

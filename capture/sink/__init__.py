@@ -5,6 +5,7 @@ lines.py     standard output, a file: JSON lines; and nowhere
 embedded.py  librdkafka's mock cluster: a broker inside this process, for the demo and for tests
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,22 +47,58 @@ def open_sink(settings: SinkSettings, kafka: KafkaSettings, *, live: bool) -> Si
     """The sink that the settings name; opening Kafka waits until a broker answers.
 
     Raises UsageError for one that does not exist, and what the sinks raise."""
-    to = settings.to or ("kafka" if kafka.brokers else "stdout")
-    name, _, path = to.partition(":")
-    if to == "kafka":
-        if not kafka.brokers:
-            raise UsageError("--sink kafka needs brokers: add --brokers HOST:PORT,...")
+    name, path = _wanted(settings, kafka)
+    if name == "kafka":
         from .kafka import KafkaSink
 
         return KafkaSink(kafka, live=live)
-    if to in ("stdout", "null") or (name == "file" and path):
-        if to == "null":
-            from .null import Null
+    if name == "null":
+        from .null import Null
 
-            return Null()
-        from . import lines
+        return Null()
+    from . import lines
 
-        return lines.open_file(path, live=live) if path else lines.open_stdout(live=live)
+    return lines.open_file(path, live=live) if path else lines.open_stdout(live=live)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSink:
+    """One output of several processes. `open()`, in each of them, gives its sink; `close()` is for the one that made
+    this, when the others have ended."""
+
+    open: Callable[[], Sink]
+    close: Callable[[], None]
+
+
+def share_sink(settings: SinkSettings, kafka: KafkaSettings, *, live: bool, processes: int) -> SharedSink:
+    """As open_sink, for processes that are forked later. Each has a producer of its own, with its part of the memory;
+    of a file or standard output all write whole lines, one after the other."""
+    name, path = _wanted(settings, kafka)
+    if name == "kafka":
+        from .kafka import KafkaSink, divided, librdkafka_settings
+
+        part = divided(kafka, processes)
+        librdkafka_settings(part)
+        return SharedSink(lambda: KafkaSink(part, live=live), lambda: None)
+    if name == "null":
+        from .null import Null
+
+        return SharedSink(Null, lambda: None)
+    from . import lines
+
+    first = lines.open_file(path, live=live) if path else lines.open_stdout(live=live)
+    turns = lines.Turns()
+    return SharedSink(lambda: first.shared(turns), first.close)
+
+
+def _wanted(settings: SinkSettings, kafka: KafkaSettings) -> tuple[str, str]:
+    """kafka, stdout, null, or file and its path."""
+    to = settings.to or ("kafka" if kafka.brokers else "stdout")
+    name, _, path = to.partition(":")
+    if to == "kafka" and not kafka.brokers:
+        raise UsageError("--sink kafka needs brokers: add --brokers HOST:PORT,...")
+    if to in ("kafka", "stdout", "null") or (name == "file" and path):
+        return name, path
     if name == "file":
         raise UsageError("--sink file: needs a path: file:PATH")
     if name == "har":

@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from ...config.settings import KafkaSettings
@@ -104,6 +105,18 @@ def librdkafka_settings(settings: KafkaSettings) -> dict[str, str]:
     merged: dict[str, str | int | float | bool] = {**OURS, **settings.librdkafka}
     merged["bootstrap.servers"] = ",".join(settings.brokers)
     return {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in merged.items()}
+
+
+def divided(settings: KafkaSettings, processes: int) -> KafkaSettings:
+    """What each of several producers has, so that the bounds of their queues together are those of one."""
+    merged = {**OURS, **settings.librdkafka}
+    bounds: dict[str, str | int | float | bool] = {}
+    for key in ("queue.buffering.max.kbytes", "queue.buffering.max.messages"):
+        try:
+            bounds[key] = max(1, int(merged[key]) // processes)
+        except ValueError:
+            bounds[key] = merged[key]  # librdkafka says what is wrong with it
+    return msgspec.structs.replace(settings, librdkafka={**settings.librdkafka, **bounds})
 
 
 class KafkaSink:

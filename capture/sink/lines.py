@@ -13,13 +13,17 @@ A file
 - Appended to, created with mode 0600, in a folder that exists; locked, so that two runs do not mix their lines.
 - It holds whole lines only: where a write fails half-way the file is cut back to its last whole line. A partial line
   that something else left at its end is ended with a newline first.
+Several processes can write one output: each has a turn, which ends with a whole line, see Turns.
+
 - A write that fails counts its records as undelivered: no_space, too_large (the limit of a file's size) or io_error.
   A replay then ends: `poll()` raises UndeliveredError. For a NIC the next block is tried again.
 """
 
+import contextlib
 import errno
 import fcntl
 import logging
+import mmap
 import os
 import select
 import stat
@@ -36,6 +40,7 @@ BLOCK_BYTES = 256 << 10
 WAITING_BYTES = 64 << 20
 DELAY_SECONDS = 0.1
 REPEAT_SECONDS = 60.0
+TURN_SECONDS = 0.01
 REASONS = {
     errno.EPIPE: "reader_gone",
     errno.ECONNRESET: "reader_gone",
@@ -51,13 +56,47 @@ class ReaderGone(UndeliveredError):
     exit_code = 0
 
 
+class Turns:
+    """Whose turn it is to write what several processes share. Made before they are forked.
+
+    The lock is of the process and ends with it, however that ends. Where one was killed with a line half written, or
+    might have been, the next one is told to end that line."""
+
+    def __init__(self) -> None:
+        self._file = os.memfd_create("http-capture turns")
+        os.ftruncate(self._file, 1)
+        self._open = mmap.mmap(self._file, 1)
+
+    def take(self, *, wait: bool) -> bool:
+        """True once it is this process's turn."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    @property
+    def broken(self) -> bool:
+        """Whether the line that was written last may have no end."""
+        return self._open[0] != 0
+
+    @broken.setter
+    def broken(self, value: bool) -> None:
+        self._open[0] = value
+
+    def give(self) -> None:
+        fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+
 class Lines:
     """Writes values, one a line, to a file descriptor; `delivered` counts what the kernel has taken, whole lines only.
 
-    `name` is for messages. `owned`: close() closes the descriptor.
+    `name` is for messages. `owned`: close() closes the descriptor. `turns`: where other processes write to it too.
     """
 
-    def __init__(self, descriptor: int, name: str, *, live: bool, owned: bool = False) -> None:
+    def __init__(
+        self, descriptor: int, name: str, *, live: bool, owned: bool = False, turns: Turns | None = None
+    ) -> None:
         self.waits = not live
         """A slow reader makes `send()`, `poll()` and `flush()` wait, without a limit of time, as `| less` needs it.
         Set it to False when a replay is asked to stop."""
@@ -65,6 +104,8 @@ class Lines:
         self._name = name
         self._live = live
         self._owned = owned
+        self._turns = turns
+        self._mine = turns is None
         self._regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._poller = select.poll()
         if not self._regular:
@@ -127,17 +168,56 @@ class Lines:
     def stats(self) -> SinkStats:
         return SinkStats(self._records, self._bytes, self._delivered, len(self._ends), dict(self._undelivered))
 
+    def shared(self, turns: Turns) -> "Lines":
+        """Another one, for the same descriptor, in a process that was forked from this one's."""
+        return Lines(self._descriptor, self._name, live=self._live, turns=turns)
+
     def close(self) -> None:
         self._lose(len(self._ends), "closed")
         self._clear()
+        if self._turns is not None and self._mine:
+            self._mine = False
+            self._turns.give()
         if self._owned:
             self._owned = False
             os.close(self._descriptor)
 
     def _write(self, until: float) -> None:
         """Writes the buffer; where the sink does not wait for its reader, what that takes until then (monotonic)."""
-        if not self._ends:
+        if not self._ends or not self._in_turn(until):
             return
+        try:
+            self._write_it(until)
+        finally:
+            if self._turns is not None and not self._written:  # else the rest of the line has to follow
+                self._turns.broken = False
+                self._mine = False
+                self._turns.give()
+
+    def _in_turn(self, until: float) -> bool:
+        """Whether this process may write now. Ends what another one may have left."""
+        if self._turns is None or self._mine:
+            return True
+        while not self._turns.take(wait=self.waits or self._regular):
+            if time.monotonic() >= until:
+                return False
+            time.sleep(TURN_SECONDS)
+        self._mine = True
+        if self._turns.broken and not self._ends_whole():
+            with contextlib.suppress(OSError):  # what is written next says it
+                os.write(self._descriptor, b"\n")
+        self._turns.broken = True
+        return True
+
+    def _ends_whole(self) -> bool:
+        """Whether what is there ends with a whole line, where that can be seen."""
+        try:
+            end = os.fstat(self._descriptor).st_size if self._regular else 0
+            return end > 0 and os.pread(self._descriptor, 1, end - 1) == b"\n"
+        except OSError:
+            return False
+
+    def _write_it(self, until: float) -> None:
         buffer = self._buffer
         start = self._position() if self._regular else 0
         try:

@@ -82,6 +82,9 @@ class AfPacket:
     freezes: times that the ring was full. outages: times that the NIC went down. outgoing: loopback copies left out
     here, and so not `received`. returned: called when the name has a NIC again; what it raises ends the run. None: a
     NIC that was removed is not waited for.
+
+    Two ways to lend: as Source says, a ring block until the next `read()`; or, after `lend_many()`, each until it is
+    given back, while `read()` goes on into the block that `into()` names. ring_blocks_lent counts those of the second.
     """
 
     live = True
@@ -104,6 +107,8 @@ class AfPacket:
         self._block = Block(BLOCK_CAPACITY)
         self._block.interface = self.iface  # type: ignore[assignment]
         self._final: SourceStats | None = None
+        self._many: select.epoll | None = None
+        self.ring_blocks_lent = 0
         if not hasattr(socket, "AF_PACKET"):
             raise UnavailableError('capturing with AF_PACKET needs Linux: set source.kind = "scapy"')
         try:
@@ -176,15 +181,44 @@ class AfPacket:
                 f"{block_bytes * block_count >> 20} MiB; lower source.ring_block_count"
             ) from None
 
+    def lend_many(self) -> Buffer:
+        """From here on ring blocks are lent until `give_back()`. Returns the ring, in which all frames lie."""
+        # A ring block that is lent looks to poll() like one that has not been read, so only news count.
+        self._many = select.epoll()
+        self._many.register(self._socket, select.EPOLLIN | select.EPOLLET)
+        return self._walker.buffer
+
+    def into(self, block: Block) -> None:
+        """The next `read()` lends this block."""
+        self._block = block
+
+    def give_back(self, count: int) -> None:
+        """The oldest `count` ring blocks that are lent go back to the kernel."""
+        if self._final is None:
+            self._walker.give_back(count)
+
+    def forget(self) -> None:
+        """In a forked process: closes its copy of the socket, and leaves the capture to its parent."""
+        self._socket.close()
+
+    def _go_on(self) -> None:
+        """The ring block that was walked to its end is lent, or goes back to the kernel."""
+        if self._many is None:
+            self._walker.release()
+        else:
+            self.ring_blocks_lent += self._walker.keep()
+
     def read(self, timeout_seconds: float) -> Block:
         """Lends the frames of one ring block, which the next call gives back to the kernel."""
         deadline = time.monotonic() + timeout_seconds
         while True:
-            self._walker.release()
+            self._go_on()
             while self._walker.ready():
                 if self._walker.fill(self._block):
+                    if self._many is not None:
+                        self._go_on()
                     return self._block
-                self._walker.release()
+                self._go_on()
             now = time.monotonic()
             if self._stop_by is not None and (now > self._stop_by or self._in_ring() == 0):
                 raise EndOfInput
@@ -198,7 +232,11 @@ class AfPacket:
                 return self._block
             if self._gone_since is not None or self._stop_by is not None:
                 wait_seconds = min(wait_seconds, self._retire_seconds)
-            for _, events in self._poll.poll(math.ceil(wait_seconds * 1000)):
+            if self._many is None:
+                found = self._poll.poll(math.ceil(wait_seconds * 1000))
+            else:
+                found = self._many.poll(wait_seconds)
+            for _, events in found:
                 if events & ~select.POLLIN:
                     self._look_at_link()
 
@@ -274,6 +312,8 @@ class AfPacket:
         with contextlib.suppress(BufferError):
             self._ring.close()
         del self._ring
+        if self._many is not None:
+            self._many.close()
         self._socket.close()
 
 

@@ -16,6 +16,7 @@ cdef class Block:
     cdef long long[::1] links
 
     cpdef int lend(self, Buffer buffer) except? -1
+    cpdef int lend_filled(self, Buffer buffer, Py_ssize_t count) except? -1
     cpdef bint full(self) noexcept
     cdef Py_ssize_t octets_length(self) noexcept
     cpdef int add(self, long long offset, long long captured, long long wire, long long timestamp_ns, long long link) except? -1

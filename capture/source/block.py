@@ -7,8 +7,12 @@ Invariants of a block that is lent:
 """
 
 from array import array
+from typing import Any
 
 import cython
+
+INDEX_BYTES = 40
+"""What a block needs for each frame beside its bytes: five numbers."""
 
 
 @cython.cclass
@@ -28,17 +32,21 @@ class Block:
     `interface` is the name of the NIC that they came from, or None.
     """
 
-    def __init__(self, capacity: cython.Py_ssize_t) -> None:
+    def __init__(self, capacity: cython.Py_ssize_t, memory: Any = None) -> None:
+        """`memory`: where the arrays lie, INDEX_BYTES for each frame; shared by processes, for example."""
         self.capacity = capacity
         self.count = 0
         self.interface = None
         self.buffer = Buffer(b"")
-        zeros = bytes(8 * capacity)
-        self.offsets = array("q", zeros)
-        self.captured = array("q", zeros)
-        self.wire = array("q", zeros)
-        self.timestamps_ns = array("q", zeros)
-        self.links = array("q", zeros)
+        numbers: Any = array("q", bytes(INDEX_BYTES * capacity))
+        if memory is not None:
+            numbers = memoryview(memory).cast("q")
+        parts = memoryview(numbers)
+        self.offsets = parts[:capacity]
+        self.captured = parts[capacity : 2 * capacity]
+        self.wire = parts[2 * capacity : 3 * capacity]
+        self.timestamps_ns = parts[3 * capacity : 4 * capacity]
+        self.links = parts[4 * capacity : 5 * capacity]
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -46,6 +54,16 @@ class Block:
         """Starts an empty block on this buffer."""
         self.buffer = buffer
         self.count = 0
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def lend_filled(self, buffer: Buffer, count: cython.Py_ssize_t) -> cython.int:
+        """Starts a block of `count` frames that another block has added with the same buffer and the same memory."""
+        if count < 0 or count > self.capacity:
+            raise ValueError("more frames than a block holds")
+        self.buffer = buffer
+        self.count = count
         return 0
 
     @cython.ccall

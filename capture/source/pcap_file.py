@@ -251,6 +251,17 @@ class _Capture:
             self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)
 
+    def go_on_in(self, buffer: Buffer) -> None:
+        """Takes what is not yet walked there, and reads on there; not where that is too small."""
+        left = self.end - self.start
+        if buffer is self.buffer or left > len(buffer.view):
+            return
+        buffer.view[:left] = self.buffer.view[self.start : self.end]
+        self.buffer = buffer
+        self.base += self.start
+        self.start = 0
+        self.end = left
+
     def fill(self, block: Block, deadline: float) -> bool:
         """Fills `block`: with no frame where none came until the `deadline` of the monotonic clock. False: end of file.
 
@@ -412,6 +423,14 @@ class PcapFiles:
     @property
     def bytes_read(self) -> int:
         return self._bytes_done + (self._capture.raw_bytes if self._capture else 0)
+
+    def into(self, block: Block, buffer: Buffer) -> None:
+        """The next `read()` lends this block, of this buffer: what was lent before stays as it is. It is another
+        buffer where the file needs a larger one."""
+        self._block = block
+        self._buffer = buffer
+        if self._capture is not None:
+            self._capture.go_on_in(buffer)
 
     def read(self, timeout_seconds: float) -> Block:
         """As Source.read. Raises NoInputError where standard input or a FIFO turns out to hold no capture."""

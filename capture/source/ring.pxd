@@ -9,7 +9,7 @@ cdef extern from *:
     void fence "http_capture_ring_fence" () noexcept
 
 cdef class RingWalker:
-    cdef Buffer buffer
+    cdef readonly Buffer buffer
     cdef unsigned char[::1] octets
     cdef unsigned short[::1] halves
     cdef unsigned int[::1] words
@@ -21,6 +21,8 @@ cdef class RingWalker:
     cdef long long position
     cdef long long left
     cdef bint consumed
+    cdef long long oldest
+    cdef readonly long long kept
     cdef readonly long long frames
     cdef readonly long long bytes
     cdef readonly long long outgoing
@@ -28,5 +30,7 @@ cdef class RingWalker:
 
     cpdef bint ready(self) except? -1
     cpdef int release(self) except? -1
+    cpdef int keep(self) except? -1
+    cpdef int give_back(self, long long count) except? -1
     cpdef long long fill(self, Block block) except? -1
     cdef bint put_tag_back(self, long long position, long long offset) noexcept

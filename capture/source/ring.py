@@ -6,8 +6,11 @@ The ring is `ring_bytes / block_bytes` blocks that kernel and reader fill and em
     waiting    left == 0, not consumed    the kernel may still own it
     walking    left > 0                   `left` frames from `position` on have not been lent
     consumed   left == 0, consumed        all of it is lent; it goes back to the kernel at `release()`
+    kept       behind `start`             lent, and `keep()` has gone on; back to the kernel at `give_back()`
 
 Invariants:
+- Ring blocks go back to the kernel in their order. `release()` is for a reader that lends one at a time, `keep()` and
+  `give_back()` for one that lends many: a reader uses one of the two.
 - A frame that is lent lies inside its own ring block, whatever the headers say; a header that would lead outside is
   counted in `malformed`.
 - Each frame of a ring block is in exactly one of `frames`, `outgoing`, `malformed`.
@@ -70,6 +73,8 @@ class RingWalker:
         self.position = 0
         self.left = 0
         self.consumed = False
+        self.oldest = 0
+        self.kept = 0
         self.frames = 0
         self.bytes = 0
         self.outgoing = 0
@@ -78,8 +83,41 @@ class RingWalker:
     @cython.ccall
     @cython.exceptval(-1)
     def ready(self) -> cython.bint:
-        """True where `fill()` has frames to lend without the kernel doing anything (after `release()`)."""
-        return self.left > 0 or (not self.consumed and (self.words[(self.start >> 2) + 2] & STATUS_USER) != 0)
+        """True where `fill()` has frames to lend without the kernel doing anything (after `release()` or `keep()`)."""
+        if self.left > 0:
+            return True
+        if self.consumed or self.kept * self.block_bytes >= self.ring_bytes:  # all of it is lent
+            return False
+        return (self.words[(self.start >> 2) + 2] & STATUS_USER) != 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def keep(self) -> cython.int:
+        """Goes on from a consumed ring block, which stays lent. Returns how many that were: 0 or 1."""
+        if not self.consumed:
+            return 0
+        self.start += self.block_bytes
+        if self.start >= self.ring_bytes:
+            self.start = 0
+        self.consumed = False
+        self.kept += 1
+        return 1
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def give_back(self, count: cython.longlong) -> cython.int:
+        """Gives the oldest `count` kept ring blocks back to the kernel."""
+        if count > self.kept:
+            raise ValueError("more ring blocks than are lent")
+        fence()
+        while count > 0:
+            self.words[(self.oldest >> 2) + 2] = 0
+            self.oldest += self.block_bytes
+            if self.oldest >= self.ring_bytes:
+                self.oldest = 0
+            self.kept -= 1
+            count -= 1
+        return 0
 
     @cython.ccall
     @cython.exceptval(-1)
