@@ -63,6 +63,6 @@ cdef class ConnectionTable:
     cdef int _leave(self, Connection connection) except? -1
     cdef int _release(self, Connection connection) except? -1
     cdef int _finish(self, Connection connection, int reason) except? -1
-    cdef bint _unsettled(self, Connection connection)
+    cdef bint _unsettled(self, Connection connection) noexcept
     cdef long long _deadline(self, Connection connection) noexcept
     cdef long long _due(self, Stream stream) noexcept

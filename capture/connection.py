@@ -627,6 +627,7 @@ class ConnectionTable:
         return -1 <= ahead <= 0 or (ahead > 0 and received + ahead <= mine.acked_position)
 
     @cython.cfunc
+    @cython.exceptval(check=False)
     def _unsettled(self, connection: Connection) -> cython.bint:
         """Something is waited for: early pieces, acknowledged holes, the start of a stream, the end after a RST."""
         forward: Stream = connection.forward

@@ -78,7 +78,7 @@ cdef extern from *:
     /* RFC 3174, one block. */
     static void hc_sha1_base64(unsigned char *to, const unsigned char *from, Py_ssize_t length) {
         static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        uint32_t w[80], h[5] = {0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
+        uint32_t w[16], h[5] = {0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
         uint32_t a = h[0], b = h[1], c = h[2], d = h[3], e = h[4];
         unsigned char block[64], digest[21];
         int i;
@@ -88,21 +88,34 @@ cdef extern from *:
         block[62] = (unsigned char)(length >> 5);
         block[63] = (unsigned char)(length << 3);
         for (i = 0; i < 16; i++)
-            w[i] = (uint32_t)block[4 * i] << 24 | (uint32_t)block[4 * i + 1] << 16 | (uint32_t)block[4 * i + 2] << 8
-                | block[4 * i + 3];
-        for (; i < 80; i++)
-            w[i] = hc_rotate32(w[i - 3] ^ w[i - 8] ^ w[i - 14] ^ w[i - 16], 1);
-    #define HC_STEP(function, constant) { \\
-            uint32_t next = hc_rotate32(a, 5) + (function) + e + w[i] + constant; \\
-            e = d; d = c; c = hc_rotate32(b, 30); b = a; a = next; }
-        for (i = 0; i < 20; i++)
-            HC_STEP((b & c) | (~b & d), 0x5A827999)
-        for (; i < 40; i++)
-            HC_STEP(b ^ c ^ d, 0x6ED9EBA1)
-        for (; i < 60; i++)
-            HC_STEP((b & c) | (b & d) | (c & d), 0x8F1BBCDC)
-        for (; i < 80; i++)
-            HC_STEP(b ^ c ^ d, 0xCA62C1D6)
+            w[i] = hc_u32(block + 4 * i);
+    #define HC_NEXT(i) (w[(i) & 15] = hc_rotate32(w[((i) + 13) & 15] ^ w[((i) + 8) & 15] ^ w[((i) + 2) & 15] ^ w[(i) & 15], 1))
+    #define HC_STEP(a, b, c, d, e, function, constant, word) \\
+        e += hc_rotate32(a, 5) + (function) + (word) + constant; b = hc_rotate32(b, 30);
+    #define HC_CHOOSE(b, c, d) (d ^ (b & (c ^ d)))
+    #define HC_PARITY(b, c, d) (b ^ c ^ d)
+    #define HC_MAJORITY(b, c, d) ((b & c) | (d & (b | c)))
+    #define HC_FIVE(i, function, constant, word) \\
+        HC_STEP(a, b, c, d, e, function(b, c, d), constant, word(i)) \\
+        HC_STEP(e, a, b, c, d, function(a, b, c), constant, word((i) + 1)) \\
+        HC_STEP(d, e, a, b, c, function(e, a, b), constant, word((i) + 2)) \\
+        HC_STEP(c, d, e, a, b, function(d, e, a), constant, word((i) + 3)) \\
+        HC_STEP(b, c, d, e, a, function(c, d, e), constant, word((i) + 4))
+    #define HC_FIRST(i) w[i]
+        HC_FIVE(0, HC_CHOOSE, 0x5A827999, HC_FIRST)
+        HC_FIVE(5, HC_CHOOSE, 0x5A827999, HC_FIRST)
+        HC_FIVE(10, HC_CHOOSE, 0x5A827999, HC_FIRST)
+        HC_STEP(a, b, c, d, e, HC_CHOOSE(b, c, d), 0x5A827999, w[15])
+        HC_STEP(e, a, b, c, d, HC_CHOOSE(a, b, c), 0x5A827999, HC_NEXT(16))
+        HC_STEP(d, e, a, b, c, HC_CHOOSE(e, a, b), 0x5A827999, HC_NEXT(17))
+        HC_STEP(c, d, e, a, b, HC_CHOOSE(d, e, a), 0x5A827999, HC_NEXT(18))
+        HC_STEP(b, c, d, e, a, HC_CHOOSE(c, d, e), 0x5A827999, HC_NEXT(19))
+        HC_FIVE(20, HC_PARITY, 0x6ED9EBA1, HC_NEXT) HC_FIVE(25, HC_PARITY, 0x6ED9EBA1, HC_NEXT)
+        HC_FIVE(30, HC_PARITY, 0x6ED9EBA1, HC_NEXT) HC_FIVE(35, HC_PARITY, 0x6ED9EBA1, HC_NEXT)
+        HC_FIVE(40, HC_MAJORITY, 0x8F1BBCDC, HC_NEXT) HC_FIVE(45, HC_MAJORITY, 0x8F1BBCDC, HC_NEXT)
+        HC_FIVE(50, HC_MAJORITY, 0x8F1BBCDC, HC_NEXT) HC_FIVE(55, HC_MAJORITY, 0x8F1BBCDC, HC_NEXT)
+        HC_FIVE(60, HC_PARITY, 0xCA62C1D6, HC_NEXT) HC_FIVE(65, HC_PARITY, 0xCA62C1D6, HC_NEXT)
+        HC_FIVE(70, HC_PARITY, 0xCA62C1D6, HC_NEXT) HC_FIVE(75, HC_PARITY, 0xCA62C1D6, HC_NEXT)
         h[0] += a; h[1] += b; h[2] += c; h[3] += d; h[4] += e;
         for (i = 0; i < 20; i++)
             digest[i] = (unsigned char)(h[i >> 2] >> 8 * (3 - (i & 3)));

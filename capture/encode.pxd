@@ -27,6 +27,7 @@ cdef class Encoder:
     cdef frozenset redact_headers, redact_names, url_headers
     cdef bytes header_table, secret_table
     cdef dict mime_types, hosts
+    cdef list redacted
     cdef bytes second, last_scheme, last_authority, last_content_type, last_mime_type
     cdef tuple last_site
     cdef long long second_ns
@@ -62,5 +63,6 @@ cdef class Encoder:
     cdef int _part(self, bytes data, Py_ssize_t start, Py_ssize_t end) except? -1
     cdef bint _plain_fields(self, bytes head, Py_ssize_t start) except? -1
     cdef int _any_fields(self, bytes head, Py_ssize_t start) except? -1
+    cdef bint _is_redacted(self, Room room, Py_ssize_t at, Py_ssize_t size, int h) except? -1
     cdef int _special_value(self, bytes name, bytes value) except? -1
     cdef int _again(self, Py_ssize_t begin, Py_ssize_t end) except? -1

@@ -38,6 +38,7 @@ if cython.compiled:
         plain,
         put,
         room_of,
+        same,
         text,
     )
     from cython.cimports.http_capture.capture.tunnel import Outer
@@ -60,6 +61,7 @@ else:
         plain,
         put,
         room_of,
+        same,
         text,
     )
     from .tunnel import Outer
@@ -136,6 +138,9 @@ class Encoder:
         self.url_headers = _URL_HEADERS
         self.header_table = name_table(self.redact_headers | self.url_headers)
         self.secret_table = name_table(self.redact_names)
+        self.redacted: list[bytes | None] = [None] * 4096  # one name for each mark
+        for name in self.redact_headers:
+            self.redacted[hash_name(name) & 4095] = name
         self.send = send
         self.quote = msgspec.json.Encoder().encode
         self.last_scheme: bytes = None
@@ -624,14 +629,18 @@ class Encoder:
             while to > field and out[to - 1] == 32:
                 to -= 1
             if special[h & 4095]:
-                last = at
-                while last > value and (octets[last - 1] == 13 or octets[last - 1] == 32):
-                    last -= 1
-                self.at = field
-                self._special_value(part(head, line, stop).lower(), part(head, value, last))
-                self._reserve(6 * (end - at) + 64)
-                out = self.room
-                to = self.at
+                if self._is_redacted(out, field - 4 - (stop - line), stop - line, h):
+                    put(out, field, REDACTED, 0, len(REDACTED))
+                    to = field + len(REDACTED)
+                else:
+                    last = at
+                    while last > value and (octets[last - 1] == 13 or octets[last - 1] == 32):
+                        last -= 1
+                    self.at = field
+                    self._special_value(part(head, line, stop).lower(), part(head, value, last))
+                    self._reserve(6 * (end - at) + 64)
+                    out = self.room
+                    to = self.at
             elif h == _HOST or h == _USER_AGENT:  # noqa: SIM109
                 last = at
                 while last > value and (octets[last - 1] == 13 or octets[last - 1] == 32):
@@ -650,6 +659,14 @@ class Encoder:
         out[to] = 125
         self.at = to + 1
         return True
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _is_redacted(self, room: Room, at: cython.Py_ssize_t, size: cython.Py_ssize_t, h: cython.int) -> cython.bint:
+        """Whether the field whose name is room[at : at + size], of mark h, is one of `redact_headers`. False also where
+        it takes a closer look to know."""
+        name: bytes = self.redacted[h & 4095]
+        return name is not None and len(name) == size and same(room, at, name)
 
     @cython.cfunc
     @cython.exceptval(-1)

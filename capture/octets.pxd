@@ -2,7 +2,7 @@
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memchr, memcpy, memmove
+from libc.string cimport memchr, memcmp, memcpy, memmove
 
 from http_capture.capture.source.block cimport Buffer
 
@@ -269,6 +269,9 @@ cdef inline void put_octets(Room room, Py_ssize_t at, Octets octets, Py_ssize_t 
 
 cdef inline void again(Room room, Py_ssize_t at, Py_ssize_t start, Py_ssize_t end) noexcept:
     memmove(room + at, room + start, end - start)
+
+cdef inline bint same(Room room, Py_ssize_t at, bytes data) noexcept:
+    return memcmp(room + at, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)) == 0
 
 cdef inline Py_ssize_t find(Octets octets, int octet, Py_ssize_t start, Py_ssize_t end) noexcept:
     cdef const void *found

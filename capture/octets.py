@@ -82,6 +82,11 @@ def again(room: Room, at: int, start: int, end: int) -> None:
     room[at : at + end - start] = room[start:end]
 
 
+def same(room: Room, at: int, data: bytes) -> bool:
+    """Whether room[at:] begins with this."""
+    return room[at : at + len(data)] == data
+
+
 def find(octets: Octets, octet: int, start: int, end: int) -> int:
     """Where the first such byte of octets[start:end] is, or `end`."""
     found = octets.find(octet, start, end)
