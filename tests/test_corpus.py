@@ -37,6 +37,7 @@ def test_what_other_projects_assert_of_their_captures():
 
 
 @pytest.mark.slow
+@pytest.mark.once
 @pytest.mark.parametrize(("group", "number"), [("evader-simple", 44), ("evader-hard", 207)])
 def test_http_as_it_is_sent(group, number):
     options = ["--only", group, "--", *COMMAND, "--read", "{pcap}", "--bodies", "all", "--quiet"]

@@ -38,6 +38,7 @@ def classes(module):
 # --- how it is built
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("mode", "compiler", "ends_well", "compiled"),
     [

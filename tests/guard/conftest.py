@@ -22,6 +22,15 @@ LAUNCHERS = ("SUPERVISOR_", "INVOCATION_ID")
 LIMIT = 60  # seconds that anything may take on a busy machine before the test fails
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """The guard has no compiled module: all of its tests are run on the wheel only, and each again by the mutations."""
+    folder = pathlib.Path(__file__).parent
+    for item in items:
+        if folder in item.path.parents:
+            item.add_marker(pytest.mark.once)
+
+
 class Start:
     """One process that was started: `held`, or ended with `exit_code`, `error` (standard error) and `report`."""
 
