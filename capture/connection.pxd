@@ -1,4 +1,5 @@
 # C types of connection.py.
+# A flag is a char: a bint takes four bytes, and there may be a million of each object.
 
 from http_capture.capture.decode cimport Segment
 from http_capture.capture.reassembly cimport Reassembly, Stream
@@ -13,9 +14,9 @@ cdef class Connection:
     cdef public tuple outers
     cdef public Stream forward, backward
     cdef public int client
-    cdef public bint midstream, opened, ignored, done, waiting
+    cdef public unsigned char midstream, opened, ignored, done, waiting
     cdef public long long pending_syn, pending_ns, pending_length, a_first, b_first, reset_seq
-    cdef public bint pending_from_a, reset_from_a
+    cdef public unsigned char pending_from_a, reset_from_a
     cdef public object application
 
     cdef int set_up(self) except? -1

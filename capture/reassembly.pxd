@@ -1,4 +1,5 @@
 # C types of reassembly.py.
+# A flag is a char: a bint takes four bytes, and there may be a million of each object.
 
 from http_capture.capture.source.block cimport Buffer
 
@@ -24,7 +25,7 @@ cdef class Stream:
     cdef public Reassembly totals
     cdef public Consumer consumer
     cdef public Stream peer
-    cdef public bint seen, started, closed, expected, from_syn
+    cdef public unsigned char seen, started, closed, expected, from_syn
     cdef public long long next_seq, first_seq, position, fin_position, acked_position, ripe_position
     cdef public long long hole_since_ns, acked_since_ns
     cdef public list pieces

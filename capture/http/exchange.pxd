@@ -1,4 +1,5 @@
 # C types of exchange.py.
+# A flag is a char: a bint takes four bytes, and there may be a million of each object.
 
 from http_capture.capture.connection cimport Application, Connection
 from http_capture.capture.http.message cimport Message
@@ -12,7 +13,7 @@ cdef class Exchange:
     cdef public Message request, response
     cdef public list informational
     cdef public int pipeline_index, reason
-    cdef public bint request_done, response_done, complete, uncertain
+    cdef public unsigned char request_done, response_done, complete, uncertain
     cdef public long long retransmitted_bytes, conflicts
 
     cdef int set_up(self, HttpConnection conversation) except? -1
@@ -25,13 +26,13 @@ cdef class HttpConnection(Listener):
     cdef public Parser forward, backward, requests, responses
     cdef public list outstanding
     cdef public Exchange requesting, responding
-    cdef public bint uncertain, pipelined, owed, hidden
+    cdef public unsigned char uncertain, pipelined, owed, hidden
     cdef public Py_ssize_t sure
     cdef public Exchange doubtful
     cdef public int ended
     cdef public long long lost_ack, answer_ack
     cdef public object identity
-    cdef public bint timed
+    cdef public unsigned char timed
     cdef long long second, in_second
     cdef public str target, target_kind
     cdef public list proxies

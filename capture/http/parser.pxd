@@ -1,4 +1,5 @@
 # C types of parser.py.
+# A flag is a char: a bint takes four bytes, and there may be a million of each object.
 
 from http_capture.capture.source.block cimport Buffer
 from http_capture.capture.reassembly cimport Consumer
@@ -37,10 +38,10 @@ cdef class Parser(Consumer):
     cdef public int role, state
     cdef public Message message
     cdef public long long remaining, position_seq, searched, skipped_ack
-    cdef public bint recognised, answers_09, start_lost
+    cdef public unsigned char recognised, answers_09, start_lost
     cdef int then, framing
     cdef public int socks_version
-    cdef bint after_gap, undecided, plain_size, doubt
+    cdef unsigned char after_gap, undecided, plain_size, doubt
     cdef int before, blanks
     cdef bytearray pending
     cdef Py_ssize_t scanned, boundary, turn
