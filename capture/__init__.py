@@ -13,8 +13,8 @@
 
 Every container has a bound, a policy at the bound and a counter: README.md beside this file has the table.
 
-pipeline.py wires them by hand; frame_loop.py is its inner loop; workers.py spreads it over processes; stats.py is the
-ledger; cli.py the command line.
+pipeline.py wires them by hand; frame_loop.py is its inner loop; workers.py spreads it over processes; overload.py says
+what is given up where more comes than can be held; stats.py is the ledger; cli.py the command line.
 """
 
 VERSION = "0.1.0"

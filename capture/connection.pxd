@@ -43,6 +43,7 @@ cdef class ConnectionTable:
     cdef bint from_a
 
     cpdef int segment(self, Segment segment) except? -1
+    cpdef int shed(self, Segment segment) except? -1
     cpdef int tick(self, long long now_ns) except? -1
     cpdef int shutdown(self) except? -1
     cdef long long _slot(self, Segment segment) noexcept

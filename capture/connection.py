@@ -55,6 +55,7 @@ _RST_REASON = cython.declare(cython.int, 1)
 _TIMEOUT_REASON = cython.declare(cython.int, 2)
 _EVICTED_REASON = cython.declare(cython.int, 3)
 _SHUTDOWN_REASON = cython.declare(cython.int, 4)
+_SHED_REASON = cython.declare(cython.int, 5)
 
 _MAX_CHAIN = cython.declare(cython.int, 64)
 _TOUCH_NS = cython.declare(cython.longlong, 250_000_000)  # the queues are in order of age to this grain
@@ -153,7 +154,7 @@ class ConnectionTable:
         self.now_ns = self.next_tick_ns = 0
         self.segments = self.data = self.control = self.untracked = self.late = self.ignored = 0
         self.opened = self.midstream = self.resets_ignored = self.left = self.collisions = 0
-        self.closed = [0, 0, 0, 0, 0]
+        self.closed = [0, 0, 0, 0, 0, 0]
         self.active = 0
         self.from_a = False
         keys = [int.from_bytes(os.urandom(8), "little") | 1 for _ in range(11)]
@@ -281,6 +282,16 @@ class ConnectionTable:
             self._leave(connection)
         elif mine.closed and other.closed:
             self._finish(connection, 0)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def shed(self, segment: Segment) -> cython.int:
+        """The connection of this segment, where there is one, is given up and forgotten; the segment is not counted."""
+        connection: Connection = self._find(segment, self._slot(segment))
+        if connection is not None:
+            self._close(connection, _SHED_REASON)
+            self._remove(connection)
         return 0
 
     @cython.ccall

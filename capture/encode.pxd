@@ -23,7 +23,9 @@ cdef class Encoder:
     cdef int[::1] seen
     cdef int round
     cdef int key_kind, anomalies
-    cdef bint redact, keep_unknown
+    cdef public bint without_bodies
+    cdef public long long bodies_shed
+    cdef bint redact, keep_unknown, body_left_out
     cdef frozenset redact_headers, redact_names, url_headers
     cdef bytes header_table, secret_table
     cdef dict mime_types, hosts

@@ -116,7 +116,8 @@ class Identity:
 @cython.final
 @cython.cclass
 class Encoder:
-    """Writes records. After encode(): `key`, `value`, `headers`, `timestamp_ms`, `event_id` are those of the record."""
+    """Writes records. While `without_bodies`, no content of a body is in them; `bodies_shed` counts those that have
+    one less for it. After encode(): `key`, `value`, `headers`, `timestamp_ms`, `event_id` are those of the record."""
 
     def __init__(
         self, *, hostname: str, interface: str | None, version: str, instance: str, max_headers: int = 1000,
@@ -131,6 +132,8 @@ class Encoder:
         self.index = HeaderIndex(max_headers)
         self.key_kind = _KEYS[key]
         self.anomalies = 0
+        self.without_bodies = self.body_left_out = False
+        self.bodies_shed = 0
         self.redact = redact
         self.keep_unknown = keep_unknown
         self.redact_headers = frozenset(name.lower().encode() for name in redact_headers) if redact else frozenset()
@@ -308,6 +311,10 @@ class Encoder:
         self._put(b',"midstream":true' if connection.midstream else b',"midstream":false')
         if exchange.uncertain:
             self._put(b',"uncertain":true')
+        if self.body_left_out:
+            self.body_left_out = False
+            self.bodies_shed += 1
+            self._put(b',"bodies_shed":true')
         if request is not None:
             self.anomalies |= request.anomalies
         if response is not None:
@@ -876,7 +883,7 @@ class Encoder:
         self._put(b'{"bytes":')
         self._integer(message.body_bytes)
         if message.decoder is not None:
-            content = message.decoder.content()
+            content = message.decoder.content() if not self.without_bodies else b""
             octets = octets_of(content)
             size = len(content)
             truncated = message.decoder.truncated
@@ -891,7 +898,10 @@ class Encoder:
             octets = room_of(message.kept)  # type: ignore[assignment]
             size = message.kept_bytes
             truncated = message.kept_bytes < message.body_bytes
-        if (message.decoder is not None or message.kept is not None) and message.body_bytes > 0:
+        if self.without_bodies and (size > 0 or message.decoder is not None):
+            self.body_left_out = True
+            self._put(b',"truncated":true')
+        elif (message.decoder is not None or message.kept is not None) and message.body_bytes > 0:
             if self.redact and message.content_type is not None and self._mime_type(message.content_type) == _FORM:
                 content = copied(octets, 0, size)
                 if message.decoder is not None and not message.decoder.decoded and _as_text(content, truncated) is None:

@@ -11,10 +11,12 @@ cdef class FrameLoop:
     cdef public ConnectionTable connections
     cdef public object defragmenter
     cdef public object matches
-    cdef public long long frames, frame_bytes, filtered, elsewhere
+    cdef public long long frames, frame_bytes, filtered, elsewhere, shed, shed_bytes, shed_connections
     cdef readonly long long workers
+    cdef readonly unsigned long long kept
     cdef unsigned long long number, key
+    cdef bint takes_all
 
     cpdef int run(self, Block block) except? -1
-    cdef bint _is_elsewhere(self, Segment segment) except? -1
+    cdef bint _is_left_out(self, Segment segment) except? -1
     cdef int _fragment(self, long long timestamp_ns) except? -1

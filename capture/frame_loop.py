@@ -1,6 +1,8 @@
 """The frames of one block, one after the other: decode, put fragments together, leave out what the mirror has sent
-twice, hand segments to their connection. One of several workers takes the segments of its share of the connections."""
+twice, hand segments to their connection. One of several workers takes the segments of its share of the connections;
+above what can be held, a part of them is shed."""
 
+import os
 from typing import Any
 
 import cython
@@ -19,6 +21,11 @@ else:
     from .source.block import Block
 from .defrag import Defragmenter
 
+ALL = 1 << 32
+"""The share of all connections, see FrameLoop.keep()."""
+
+_SYN = cython.declare(cython.int, 0x02)
+_ACK = cython.declare(cython.int, 0x10)
 _AHEAD = cython.declare(cython.Py_ssize_t, 6)  # frames
 _MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
 
@@ -39,9 +46,10 @@ def _mixed(
 @cython.cclass
 class FrameLoop:
     """frames + datagrams put together = filtered + decoder.segments + decoder.fragments + drops of the decoder.
-    decoder.segments = copies.segments + connections.segments + elsewhere.
+    decoder.segments = copies.segments + connections.segments + elsewhere + shed.
 
-    elsewhere: segments of connections that another worker has, see share_with().
+    elsewhere: segments of connections that another worker has, see share_with(). shed: of those that nobody has, see
+    keep(); shed_bytes: their payload; shed_connections: how many of them were a SYN, which begins a connection.
 
     `matches(frame bytes, wire length, link type) -> bool` is the filter of a replay, or None; a NIC's frames are
     filtered by the kernel.
@@ -57,9 +65,12 @@ class FrameLoop:
         self.connections = connections
         self.matches = matches
         self.frames = self.frame_bytes = self.filtered = self.elsewhere = 0
+        self.shed = self.shed_bytes = self.shed_connections = 0
         self.workers = 1
         self.number = 0
-        self.key = 1
+        self.kept = ALL
+        self.takes_all = True
+        self.key = int.from_bytes(os.urandom(8), "little") | 1
 
     def share_with(self, workers: int, number: int, key: int) -> None:
         """From here on takes the connections of which the share is this number, 0 to workers - 1: all segments of a
@@ -68,6 +79,14 @@ class FrameLoop:
         self.workers = workers
         self.number = number
         self.key = key
+        self.takes_all = workers == 1 and self.kept == ALL
+
+    def keep(self, share: int) -> None:
+        """From here on takes only this share of its connections, 0 to ALL: those with the lower hashes, so that one
+        which is kept with a smaller share is kept with a larger. An open one that is no longer kept is closed, `shed`,
+        when its next segment comes; one that is kept again is taken from its middle."""
+        self.kept = share
+        self.takes_all = self.workers == 1 and share == ALL
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -92,7 +111,7 @@ class FrameLoop:
                 continue
             result = decoder.decode(block, i)
             if result == 0:
-                if self.workers > 1 and self._is_elsewhere(decoder.segment):
+                if not self.takes_all and self._is_left_out(decoder.segment):
                     continue
                 if not copies.is_copy(decoder.segment):
                     connections.segment(decoder.segment)
@@ -118,7 +137,7 @@ class FrameLoop:
                 return 0
             result = decoder.decode_datagram(whole)
         if result == 0:
-            if self.workers > 1 and self._is_elsewhere(decoder.segment):
+            if not self.takes_all and self._is_left_out(decoder.segment):
                 return 0
             if not self.copies.is_copy(decoder.segment):
                 self.connections.segment(decoder.segment)
@@ -126,8 +145,8 @@ class FrameLoop:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _is_elsewhere(self, segment: Segment) -> cython.bint:
-        """Whether another worker has its connection. Tells the connections the time."""
+    def _is_left_out(self, segment: Segment) -> cython.bint:
+        """Whether another worker has its connection, or nobody. Tells the connections the time."""
         connections: ConnectionTable = self.connections
         number: cython.ulonglong
         if segment.timestamp_ns > connections.now_ns:
@@ -136,8 +155,15 @@ class FrameLoop:
                 connections.tick(segment.timestamp_ns)
         number = _mixed(segment.source_high, segment.source_low, segment.source_port, self.key)
         number += _mixed(segment.destination_high, segment.destination_low, segment.destination_port, self.key)
-        number = ((number ^ segment.path) * self.key & _MASK) >> 32
-        if number * self.workers >> 32 == self.number:
+        number = (((number ^ segment.path) * self.key & _MASK) >> 32) * self.workers
+        if number >> 32 != self.number:
+            self.elsewhere += 1
+            return True
+        if number & 0xFFFFFFFF < self.kept:
             return False
-        self.elsewhere += 1
+        self.shed += 1
+        self.shed_bytes += segment.payload_end - segment.payload_start
+        if segment.flags & _SYN and not segment.flags & _ACK:
+            self.shed_connections += 1
+        connections.shed(segment)
         return True

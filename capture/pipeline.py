@@ -15,6 +15,7 @@ from .frame_loop import FrameLoop
 from .http.exchange import HttpApplication
 from .http.parser import Limits
 from .mirror import MirrorCopies
+from .overload import Shedding
 from .reassembly import Reassembly
 from .sink import Sink
 from .source import EndOfInput, Source
@@ -96,6 +97,7 @@ class Pipeline:
             matches = ReplayFilter(settings.source.filter).matches
         copies = MirrorCopies(int(tcp.mirror_seconds * NS))
         self.loop = FrameLoop(self.decoder, self.defragmenter, copies, self.connections, matches)
+        self.shedding = Shedding(settings.overload, source, sink, self.loop, self.encoder)
 
     def run(self, stopped: Callable[[], bool], each_block: Callable[[], None] = lambda: None) -> None:
         """Reads until the end of the input or, once `stopped()`, what the source has taken by then. Raises what source
@@ -115,6 +117,8 @@ class Pipeline:
                 self.connections.tick(self.clock())
             self.defragmenter.tick(self.connections.now_ns)
             sink.poll()
+            if source.live:
+                self.shedding.after_block(self.connections.now_ns)
             each_block()
 
     def do_not_wait(self) -> None:
@@ -157,6 +161,7 @@ class Pipeline:
             connections=self.connections,
             limits=self.limits,
             application=self.application,
+            bodies_shed=self.encoder.bodies_shed,
             sink=self.sink.stats(),
             finished=self.finished,
         )

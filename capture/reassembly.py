@@ -49,12 +49,13 @@ else:
     from .source.block import Buffer
 
 # Why a stream was closed.
-CLOSE_REASONS = ("fin", "rst", "timeout", "evicted", "shutdown")
+CLOSE_REASONS = ("fin", "rst", "timeout", "evicted", "shutdown", "shed")
 CLOSE_FIN = 0
 CLOSE_RST = 1
 CLOSE_TIMEOUT = 2
 CLOSE_EVICTED = 3
 CLOSE_SHUTDOWN = 4
+CLOSE_SHED = 5
 
 # Which holes `skip` gives up: acknowledged before the reorder window, acknowledged, or any.
 RIPE, ACKNOWLEDGED, ANY = 0, 1, 2

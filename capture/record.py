@@ -16,8 +16,9 @@ PRODUCT = "http-capture"
 REDACTED = b"REDACTED"
 
 IncompleteReason = Literal[
-    "no_request", "no_response", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed"
-]
+    "no_request", "no_response", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed",
+    "shed",
+]  # fmt: skip
 TunnelType = Literal[
     "ipip", "4in6", "6in4", "6in6", "etherip", "gre", "erspan", "pptp", "mpls", "vxlan", "vxlan-gpe", "geneve", "gtp-u",
     "teredo", "ayiya", "connect", "socks4", "socks5",
@@ -217,7 +218,8 @@ class Timing(_Part):
 
 class HttpCapture(_Part):
     """anomalies: in the order of Anomaly. uncertain: at the time of the exchange the number of outstanding requests was
-    not certain, and the response was paired by sequence numbers, or not at all."""
+    not certain, and the response was paired by sequence numbers, or not at all. bodies_shed: the sink was behind, and
+    the content of the bodies was left out so that more records fit."""
 
     complete: bool
     gap_bytes: int
@@ -230,6 +232,7 @@ class HttpCapture(_Part):
     incomplete_reason: IncompleteReason | None = None
     anomalies: list[Anomaly] | None = None
     uncertain: bool = False
+    bodies_shed: bool = False
 
 
 class Record(_Part):
@@ -256,6 +259,7 @@ MESSAGES = {
     "evicted": "given up to keep within the limits on memory",
     "shutdown": "the capture ended before the end of the exchange",
     "malformed": "the message does not follow HTTP/1.x",
+    "shed": "given up because more traffic came than could be held",
 }
 """incomplete_reason -> `error.message`."""
 

@@ -73,7 +73,8 @@ def _grouped(value: object) -> str:
 
 def ledger(
     *, live: bool, source: SourceStats, loop: FrameLoop, decoder: Decoder, defragmenter: Defragmenter,
-    connections: ConnectionTable, limits: Limits, application: HttpApplication, sink: SinkStats, finished: bool = True,
+    connections: ConnectionTable, limits: Limits, application: HttpApplication, bodies_shed: int,
+    sink: SinkStats, finished: bool = True,
 ) -> Ledger:  # fmt: skip
     """Adds everything up. `finished`: nothing is in flight any more, so what is begun must also be ended."""
     imbalances: list[str] = []
@@ -128,6 +129,7 @@ def ledger(
         decoder.datagram_segments + decoder.datagram_fragments + decoder.datagram_drops,
     )
     segments: Numbers = {
+        "shed": loop.shed,
         "mirrored": loop.copies.segments,
         "total": connections.segments,
         "data": connections.data,
@@ -145,9 +147,9 @@ def ledger(
     if loop.workers > 1:
         segments["elsewhere"] = loop.elsewhere
     equal(
-        "segments decoded = mirrored + tracked + elsewhere",
+        "segments decoded = mirrored + tracked + elsewhere + shed",
         decoder.segments,
-        loop.copies.segments + connections.segments + loop.elsewhere,
+        loop.copies.segments + connections.segments + loop.elsewhere + loop.shed,
     )
     equal(
         "segments = data + control + untracked + late + ignored",
@@ -155,6 +157,7 @@ def ledger(
         connections.data + connections.control + connections.untracked + connections.late + connections.ignored,
     )
     stream: Numbers = {
+        "shed": loop.shed_bytes,
         "mirrored": loop.copies.payload_bytes,
         "payload": tcp.payload_bytes,
         "delivered": tcp.delivered_bytes,
@@ -190,6 +193,7 @@ def ledger(
         "not_http": connections.left,
         "midstream": connections.midstream,
         "closed": ended,
+        "shed": loop.shed_connections,
         "evicted_by_collision": connections.collisions,
         "active": connections.active,
     }
@@ -220,6 +224,7 @@ def ledger(
     records: Numbers = {
         "total": sink.records,
         "bytes": sink.bytes,
+        "bodies_shed": bodies_shed,
         "delivered": sink.delivered,
         "undelivered": dict(sink.undelivered),
         "pending": sink.pending,
@@ -285,7 +290,7 @@ def merged(*, live: bool, source: SourceStats, frames: int, shares: Sequence[Sha
     segments.pop("elsewhere", None)
     decoded = seen.get("segments", 0)
     taken = [one.get("segments", {}) for one in sums]
-    mine = [one.get("mirrored", 0) + one.get("total", 0) for one in taken]
+    mine = [sum(one.get(name, 0) for name in ("shed", "mirrored", "total")) for one in taken]
     unknown = [
         f"{share.name} did not count {frames - one.get('frames', {}).get('read', 0):,} of {frames:,} frames: what it "
         "had begun when it ended is lost, and what it recorded since its last report is not counted"

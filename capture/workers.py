@@ -72,7 +72,7 @@ Report = dict[str, Any]
 
 class _Slot:
     """A block in shared memory. The header: kind, frames, ns since 1970 at which it was published idle (0: it has
-    frames). `buffer`: its own memory, or the ring."""
+    frames), blocks that waited in the source then. `buffer`: its own memory, or the ring."""
 
     __slots__ = ("block", "buffer", "header")
 
@@ -148,6 +148,9 @@ class _Shared:
     def __init__(self, slots: list[_Slot], first: int, told: int, done: int, source: Source) -> None:
         self.live = source.live
         self.now_ns = 0  # the last time at which the NIC was idle
+        room = source.waiting()[1]
+        self._room = max(len(slots) - 1, room) if room else 0
+        self._in_ring = 0  # ring blocks that the parent had not come to
         self.hurried = False
         self._source = source
         self._slots = slots
@@ -170,7 +173,7 @@ class _Shared:
                 return self._empty
             self._there = os.eventfd_read(self._told)
         slot = self._slots[self._next % len(self._slots)]
-        kind, count, now_ns = slot.header[:3]
+        kind, count, now_ns, self._in_ring = slot.header[:4]
         self._there -= 1
         self._next += 1
         if kind != FRAMES:
@@ -182,6 +185,12 @@ class _Shared:
         self._stats.received += count
         self.now_ns = max(self.now_ns, now_ns)
         return slot.block
+
+    def waiting(self) -> tuple[int, int]:
+        """Also what waits in the ring for a slot."""
+        if self._poll.poll(0):
+            self._there += os.eventfd_read(self._told)
+        return self._there + self._in_ring, self._room
 
     def stop(self) -> None:
         """It is the parent that stops."""
@@ -225,7 +234,8 @@ class Fanout:
         interface = settings.source.iface[0] if source.live else None
         self._slots = [_Slot(memory[i * slot_bytes :][:slot_bytes], capacity, ring, interface) for i in range(slots)]
         self._ring = ring is not None
-        self._ring_blocks = [0] * slots  # lent when the block of the slot was published
+        # How many ring blocks had been lent when a block was published: for those lent now, and the one before them.
+        self._ring_blocks = [0] * (slots + 1)
         self._given_back = 0
         self._published = 0
         self._frames = 0
@@ -337,8 +347,9 @@ class Fanout:
         slot.header[0] = kind
         slot.header[1] = count
         slot.header[2] = now_ns
+        slot.header[3] = self.source.waiting()[0]
         if isinstance(self.source, AfPacket):
-            self._ring_blocks[self._published % len(self._slots)] = self.source.ring_blocks_lent
+            self._ring_blocks[self._published % len(self._ring_blocks)] = self.source.ring_blocks_lent
         self._published += 1
         self._frames += count
         for worker in self._workers:
@@ -361,7 +372,7 @@ class Fanout:
                 elif descriptor == worker.pidfd:
                     self._reap(worker)
         if isinstance(self.source, AfPacket) and (low := self._low()):
-            lent = self._ring_blocks[(low - 1) % len(self._slots)]
+            lent = self._ring_blocks[(low - 1) % len(self._ring_blocks)]
             if lent > self._given_back:
                 self.source.give_back(lent - self._given_back)
                 self._given_back = lent

@@ -56,6 +56,13 @@ class WorkersSettings(Stage, frozen=True):
     on_death: Literal["restart", "stop"] = "restart"
 
 
+class OverloadSettings(Stage, frozen=True):
+    """What a run on a NIC gives up where there is more than it can hold. A replay waits instead."""
+
+    shed_connections: bool = True
+    shed_bodies: bool = True
+
+
 class DecodeSettings(Stage, frozen=True):
     """What makes two segments with the same addresses and ports belong to one connection. Without VLAN or tunnel in the
     key, directions that a mirror tags differently are put together, and so are networks that use the same addresses."""
@@ -150,6 +157,7 @@ class Settings(Stage, frozen=True):
     process: ProcessSettings = ProcessSettings()
     source: SourceSettings = SourceSettings()
     workers: WorkersSettings = WorkersSettings()
+    overload: OverloadSettings = OverloadSettings()
     decode: DecodeSettings = DecodeSettings()
     defrag: DefragSettings = DefragSettings()
     tcp: TcpSettings = TcpSettings()

@@ -422,7 +422,7 @@ def test_a_fatal_error_left_pending_loses_no_report(broker):
 
     sink = opened(broker, "pending")
     sink._records += 1
-    sink._on_delivery(Pending(), None)
+    sink._on_delivery(Pending(), b"the value")
     assert balanced(sink).undelivered == {"auth": 1}
     with pytest.raises(UndeliveredError, match=r"\(no\)"):
         sink.poll()

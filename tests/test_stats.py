@@ -70,6 +70,7 @@ BROKEN = [
     ("decoder.datagram_segments", "datagrams = segments + fragments + drops"),
     ("decoder.datagram_fragments", "datagrams = segments + fragments + drops"),
     ("loop.copies.segments", "segments decoded = mirrored + tracked"),
+    ("loop.shed", "segments decoded = mirrored + tracked + elsewhere + shed"),
     ("connections.segments", "segments decoded = mirrored + tracked"),
     ("connections.data", "segments = data + control"),
     ("connections.late", "segments = data + control"),

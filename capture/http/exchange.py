@@ -3,13 +3,13 @@
 Invariants:
 - Every message that the parsers tell of is in exactly one exchange (a 1xx answer joins one, or is counted as orphan).
 - Responses pair in order, and never with a request that the server had not yet received when it answered.
-- After a loss in either direction the number of outstanding requests is `uncertain`. Requests that came before a loss
-  of requests are `sure`: their responses still come in order. Of the others one is paired only if the client does not
-  pipeline, it is the last one, and the response begins with the very byte that it was waiting for: the request's
-  acknowledgement number equals the response's sequence number. After a loss of requests it also begins with the very
-  byte up to which the server had received when it sent the answer before, so that nothing in a body is taken for one.
-  Otherwise both are recorded one-sided. Where the start of a request is among what was lost, one response is `owed` to
-  it first. A connection that has pipelined stays one-sided.
+- After a loss in either direction, and in a connection that is seen from its middle, the number of outstanding requests
+  is `uncertain`. Requests that came before a loss of requests are `sure`: their responses still come in order. Of the
+  others one is paired only if the client does not pipeline, it is the last one, and the response begins with the very
+  byte that it was waiting for: the request's acknowledgement number equals the response's sequence number. After a loss
+  of requests it also begins with the very byte up to which the server had received when it sent the answer before, so
+  that nothing in a body is taken for one. Otherwise both are recorded one-sided. Where the start of a request is among
+  what was lost, one response is `owed` to it first. A connection that has pipelined stays one-sided.
 - What was lost of the requests may have been the only sign of pipelining. So the first pair after it is `doubtful`, and
   kept back: the next request, or the end, confirms it; a response that nobody asked for parts it.
 
@@ -39,15 +39,15 @@ else:
 
 # Why an exchange is not complete: message.REASONS, then these. 0: it is complete.
 REASONS = (
-    "", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed",
+    "", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed", "shed",
     "no_request", "no_response",
 )  # fmt: skip
-_NO_REQUEST = cython.declare(cython.int, 8)
-_NO_RESPONSE = cython.declare(cython.int, 9)
+_NO_REQUEST = cython.declare(cython.int, 9)
+_NO_RESPONSE = cython.declare(cython.int, 10)
 _GAP = cython.declare(cython.int, 1)
 _EVICTED = cython.declare(cython.int, 5)
 # Why a connection ended (reassembly.CLOSE_REASONS) -> why a request in it has no response.
-_BY_CLOSE = cython.declare(tuple, (9, 9, 4, 5, 6))
+_BY_CLOSE = cython.declare(tuple, (10, 10, 4, 5, 6, 8))
 
 _REQUEST = cython.declare(cython.int, 0)
 _RESPONSE = cython.declare(cython.int, 1)
@@ -186,6 +186,8 @@ class HttpConnection(Listener):
             self.responses = self.backward if self.connection.client == 1 else self.forward
             self.requests.role = _REQUEST
             self.responses.role = _RESPONSE
+        if self.connection.midstream:
+            self.uncertain = self.hidden = True  # as after a loss
         return 0
 
     @cython.ccall

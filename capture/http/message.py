@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 REQUEST, RESPONSE, EITHER = 0, 1, 2
 
 # Why a message is not whole; 0: it is. The names are those of the record.
-REASONS = ("", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed")
-GAP, TRUNCATED, CLOSED, TIMEOUT, EVICTED, SHUTDOWN, MALFORMED = 1, 2, 3, 4, 5, 6, 7
+REASONS = ("", "gap", "truncated_capture", "closed", "timeout", "evicted", "shutdown", "malformed", "shed")
+GAP, TRUNCATED, CLOSED, TIMEOUT, EVICTED, SHUTDOWN, MALFORMED, SHED = 1, 2, 3, 4, 5, 6, 7, 8
 
 # What of a message is not as RFC 9112 wants it, and which reading was taken: ANOMALIES[k] is bit k of a mask.
 ANOMALIES = (

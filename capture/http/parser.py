@@ -117,7 +117,7 @@ _TRUNCATED = cython.declare(cython.int, 2)
 _CLOSED = cython.declare(cython.int, 3)
 _MALFORMED = cython.declare(cython.int, 7)
 # Why a stream was closed (reassembly.CLOSE_REASONS) -> why a message in it is not whole (message.REASONS).
-_BY_CLOSE = cython.declare(tuple, (3, 3, 4, 5, 6))
+_BY_CLOSE = cython.declare(tuple, (3, 3, 4, 5, 6, 8))
 
 _CONTENT_LENGTH = cython.declare(cython.int, hash_name(b"content-length"))
 _TRANSFER_ENCODING = cython.declare(cython.int, hash_name(b"transfer-encoding"))

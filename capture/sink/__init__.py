@@ -37,6 +37,9 @@ class Sink(Protocol):
     def flush(self, timeout_seconds: float) -> int:
         """Waits until all is delivered, but no longer than this. Returns how many records are not (yet) delivered."""
 
+    def filled(self) -> float:
+        """How much of the memory for records that wait is taken, 0 to 1."""
+
     def stats(self) -> SinkStats: ...
 
     def close(self) -> None:

@@ -2,7 +2,8 @@
 
 - Every record has a delivery report, and `delivered` counts reports and nothing else. The reports are not thinned out
   (`delivery.report.only.error`): that saves well under 1 us a record, and makes the count an inference.
-- A full queue slows a replay down; for a NIC the record is counted as undelivered, `queue_full`.
+- A full queue slows a replay down; for a NIC the record is counted as undelivered, `queue_full`; what is given up
+  before, overload.py says.
 - Idempotent, `acks=all`: librdkafka's own retries neither double nor reorder records. A second process still doubles.
 - Not safe to be carried over a fork: a worker opens its own.
 
@@ -135,6 +136,7 @@ class KafkaSink:
         self._records = 0
         self._bytes = 0
         self._delivered = 0
+        self._waiting_bytes = 0  # of values
         self._undelivered: dict[str, int] = {}
         self._logged: dict[str, float] = {}
         self._starting = True
@@ -143,6 +145,8 @@ class KafkaSink:
         self._fatal: OperatorError | None = None
         self._fatal_reason = ""
         configuration = librdkafka_settings(settings)
+        self._most_bytes = _bound(configuration["queue.buffering.max.kbytes"]) * 1024
+        self._most_records = _bound(configuration["queue.buffering.max.messages"])
         try:
             self._producer: Producer | None = Producer(
                 {**configuration, "on_delivery": self._on_delivery, "error_cb": self._on_error}, logger=self
@@ -203,6 +207,7 @@ class KafkaSink:
         try:
             # librdkafka takes 0 for "now"
             self._produce(self._topic, value, key, timestamp=timestamp_ms or 1, headers=headers)
+            self._waiting_bytes += len(value)
         except BufferError:
             self._send_when_there_is_room(key, value, headers, timestamp_ms)
         except KafkaException as error:
@@ -229,6 +234,7 @@ class KafkaSink:
                 self._count(error.args[0])
                 return
             else:
+                self._waiting_bytes += len(value)
                 return
 
     def poll(self) -> None:
@@ -242,6 +248,9 @@ class KafkaSink:
         if self._producer is not None and self._pending():
             self._flush(self._producer, timeout_seconds)
         return self._records - self._delivered
+
+    def filled(self) -> float:
+        return max(self._pending() / self._most_records, self._waiting_bytes / self._most_bytes)
 
     def stats(self) -> SinkStats:
         return SinkStats(
@@ -303,6 +312,7 @@ class KafkaSink:
                 producer.flush(max(0.0, deadline - time.monotonic()))
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        self._waiting_bytes -= len(message)
         if error is None:
             self._delivered += 1
             return
@@ -342,6 +352,11 @@ class KafkaSink:
         self._undelivered[reason] = self._undelivered.get(reason, 0) + 1
         if reason != "closed" and self._due(reason):
             log.warning("records are not delivered, %d for %s: %s", self._undelivered[reason], reason, error.str())
+
+
+def _bound(text: str) -> float:
+    """0 is none for librdkafka. It also says what is wrong with one that is no number."""
+    return int(text) or float("inf") if text.isdecimal() else float("inf")
 
 
 def _text(error: BaseException) -> str:

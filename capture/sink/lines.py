@@ -165,6 +165,9 @@ class Lines:
             raise self._failure
         return self._records - self._delivered
 
+    def filled(self) -> float:
+        return len(self._buffer) / WAITING_BYTES
+
     def stats(self) -> SinkStats:
         return SinkStats(self._records, self._bytes, self._delivered, len(self._ends), dict(self._undelivered))
 

@@ -22,6 +22,9 @@ class Null:
     def flush(self, timeout_seconds: float) -> int:
         return 0
 
+    def filled(self) -> float:
+        return 0.0
+
     def stats(self) -> SinkStats:
         return SinkStats(self.records, self.bytes, self.records)
 

@@ -40,6 +40,10 @@ class Source(Protocol):
 
         Raises EndOfInput after the last one; an OperatorError where the source cannot go on."""
 
+    def waiting(self) -> tuple[int, int]:
+        """How many blocks wait to be read, and how many can before frames are lost; 0, 0 where that is not known, or
+        nothing is lost."""
+
     def stop(self) -> None:
         """Takes no more frames. `read()` still lends those that were taken, then raises EndOfInput."""
 

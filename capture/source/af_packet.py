@@ -144,6 +144,7 @@ class AfPacket:
                 self._socket.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         block_bytes, block_count = ring_size(settings)
         self._ring = self._map_ring(block_bytes, block_count, settings.ring_timeout_ms)
+        self._ring_blocks = block_count
         self._walker = RingWalker(self._ring, block_bytes, link, skip_outgoing)
         try:
             self._bind()
@@ -276,6 +277,11 @@ class AfPacket:
         log.warning("%s is back, as another NIC of this name", self.iface)
         self._look_at_link()
         self.returned()
+
+    def waiting(self) -> tuple[int, int]:
+        if self._final is not None:
+            return 0, 0
+        return self._walker.waiting(), self._ring_blocks - 1
 
     def stop(self) -> None:
         """From here on the kernel takes no frame. It hands over the open ring block when that retires, which `read()`

@@ -457,6 +457,9 @@ class PcapFiles:
             if more or time.monotonic() >= deadline:
                 return block
 
+    def waiting(self) -> tuple[int, int]:
+        return 0, 0
+
     def stop(self) -> None:
         self.close()  # what is in the file stays there
 

@@ -29,6 +29,7 @@ cdef class RingWalker:
     cdef readonly long long malformed
 
     cpdef bint ready(self) except? -1
+    cpdef long long waiting(self) except? -1
     cpdef int release(self) except? -1
     cpdef int keep(self) except? -1
     cpdef int give_back(self, long long count) except? -1

@@ -92,6 +92,26 @@ class RingWalker:
 
     @cython.ccall
     @cython.exceptval(-1)
+    def waiting(self) -> cython.longlong:
+        """Ring blocks that the kernel has handed over, but for the one at hand and those kept. It fills them in their
+        order, so the first that it has not is searched by halves."""
+        low: cython.longlong = 1
+        high: cython.longlong = self.ring_bytes // self.block_bytes - self.kept
+        middle: cython.longlong
+        at: cython.longlong
+        while low < high:
+            middle = (low + high) >> 1
+            at = self.start + middle * self.block_bytes
+            if at >= self.ring_bytes:
+                at -= self.ring_bytes
+            if (self.words[(at >> 2) + 2] & STATUS_USER) != 0:
+                low = middle + 1
+            else:
+                high = middle
+        return low - 1
+
+    @cython.ccall
+    @cython.exceptval(-1)
     def keep(self) -> cython.int:
         """Goes on from a consumed ring block, which stays lent. Returns how many that were: 0 or 1."""
         if not self.consumed:

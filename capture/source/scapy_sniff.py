@@ -153,6 +153,9 @@ class ScapySniff:
             self.outages += 1
             log.warning("%s is down: waiting for it to come up", self.iface)
 
+    def waiting(self) -> tuple[int, int]:
+        return 0, 0  # the kernel does not tell
+
     def stop(self) -> None:
         if self._kernel is not None and sys.platform == "linux":
             bpf.attach(self._kernel, bpf.accept_all(0))

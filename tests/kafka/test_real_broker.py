@@ -1,11 +1,14 @@
 """Against a real Apache Kafka: every record arrives, once, as it should be, also when the broker does not behave."""
 
+import http.client
+import http.server
 import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -296,3 +299,93 @@ def test_a_broker_that_does_not_come_back(broker: Any, many: Path) -> None:
     ids = header_ids(broker, "gone")
     assert max(ids.values()) == 1
     assert records["delivered"] <= len(ids) <= MANY
+
+
+class Site(http.server.BaseHTTPRequestHandler):
+    """Answers with so many bytes of text as the path says."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        body = b"text " * (int(self.path[1:].partition("/")[0]) // 5)
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to capture on the loopback interface")
+def test_a_broker_that_is_too_slow_costs_bodies_then_the_newest_and_no_frame(broker: Any, tmp_path: Path) -> None:
+    settings = tmp_path / "small.toml"
+    settings.write_text('[kafka.librdkafka]\n"queue.buffering.max.kbytes" = 2000\n')
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    port = server.server_address[1]
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    said = tmp_path / "said"
+    with said.open("wb") as errors:
+        process = subprocess.Popen(
+            [*command(), "--iface", "lo", "--filter", f"tcp port {port}", "--pidfile", str(tmp_path / "pid"), "--json",
+             "--config", str(settings), *to_kafka(broker, "slow")],
+            stdin=subprocess.DEVNULL, stderr=errors, cwd=tmp_path,
+            env={name: value for name, value in os.environ.items() if not name.startswith("HTTP_CAPTURE_")},
+        )  # fmt: skip
+
+    def get(first: int, last: int, size: int) -> None:
+        for number in range(first, last):
+            client.request("GET", f"/{size}/{number}")
+            assert len(client.getresponse().read()) == size
+
+    def until(text: str) -> None:
+        deadline = time.monotonic() + 60
+        while text not in said.read_text():
+            assert process.poll() is None, said.read_text()
+            assert time.monotonic() < deadline, said.read_text()
+            time.sleep(0.02)
+
+    try:
+        until("recording lo")
+        get(0, 50, 20_000)
+        broker.pause()
+        try:
+            get(50, 150, 20_000)  # 2 MB of bodies
+            until("bodies are left out of the records")
+            get(150, 1500, 20_000)
+            until("queue_full")
+        finally:
+            broker.resume()
+        until("records are taken in time again")
+        get(1500, 1550, 20_000)
+        process.terminate()
+        assert process.wait(60) == 74  # some were not delivered
+    finally:
+        process.kill()
+        process.wait()
+        client.close()
+        server.shutdown()
+        server.server_close()
+    ledger = json.loads(said.read_text().strip().splitlines()[-1])
+    assert ledger["balanced"], ledger["imbalances"]
+    frames, records = ledger["frames"], ledger["records"]
+    assert frames["dropped_by_kernel"] == frames["unread"] == ledger["segments"]["shed"] == 0
+    assert ledger["exchanges"]["complete"] == records["total"] == 1550
+    lost = records["undelivered"]["queue_full"]
+    assert records["undelivered"] == {"queue_full": lost}
+    assert 0 < lost < 1000
+    found = {}
+    for message in consume(broker, "slow"):
+        record = json.loads(message.value() or b"")
+        found[int(record["url"]["path"].rpartition("/")[2])] = record
+        body = record["http"]["response"]["body"]
+        left_out = record["http_capture"].get("bodies_shed", False)
+        assert body["bytes"] == 20_000
+        assert (body.get("content") is None) == body.get("truncated", False) == left_out
+    assert len(found) == records["delivered"] == 1550 - lost
+    left_out = [number for number, record in found.items() if record["http_capture"].get("bodies_shed")]
+    assert 0 < len(left_out) <= records["bodies_shed"]
+    assert not set(left_out) & {*range(50), *range(1500, 1550)}
+    assert set(range(50)) | set(range(1500, 1550)) <= set(found)
