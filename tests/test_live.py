@@ -453,7 +453,7 @@ def heavy(count: int) -> list[tuple[int, bytes]]:
     conversations = []
     for number in range(count):
         conv = Conversation(
-            (f"10.0.{number >> 8}.{number & 255}", 40000), mss=60000, client_isn=1000 * number, step_ns=1000
+            (f"10.1.{number >> 8}.{number & 255}", 40000), mss=60000, client_isn=1000 * number, step_ns=1000
         )
         conv.now_ns += number * 20_000
         conv.handshake()
@@ -488,7 +488,7 @@ def test_more_than_can_be_held_costs_whole_connections(cable: Pair, tmp_path: pa
     assert len(whole) > 10
     few = tmp_path / "few.pcap"  # a replay of all would take long
     targets = {int(record["url"]["original"][1:]) for record in whole}
-    clients = {(10 << 24 | number).to_bytes(4, "big") for number in targets}
+    clients = {(10 << 24 | 1 << 16 | number).to_bytes(4, "big") for number in targets}
     write_pcap(few, [frame for frame in frames if frame[1][26:30] in clients or frame[1][30:34] in clients])
     wanted, _ = replayed(tmp_path, few)
     everything = by_id(wanted)
