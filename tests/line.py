@@ -11,7 +11,7 @@ DIALOGUES are what two HTTP programs say to each other, each in many shapes; `sp
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -131,11 +131,19 @@ def run(
     link: int = 1,
     per_block: int = 512,
     each_block: Callable[[], None] = lambda: None,
+    shares: Iterator[int] | None = None,
 ) -> Result:
-    """Everything that the frames give. Asserts that the ledger balances, and that each record is as record.py says."""
+    """Everything that the frames give. `shares`: what is kept of the connections, anew after each block. Asserts that
+    the ledger balances, and that each record is as record.py says."""
     sink = Kept()
     pipeline = make(Frames(frames, link, per_block), settings, sink)
-    pipeline.run(lambda: False, each_block)
+
+    def after() -> None:
+        each_block()
+        if shares is not None:
+            pipeline.loop.keep(next(shares))
+
+    pipeline.run(lambda: False, after)
     pipeline.finish()
     result = Result(pipeline, sink)
     assert result.ledger.imbalances == []

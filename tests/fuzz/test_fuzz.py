@@ -4,6 +4,7 @@ HTTP_CAPTURE_FUZZ is how many frames (200,000 compiled, else 20,000); HTTP_CAPTU
 failure names the seed of its batch: `python tests/fuzz/test_fuzz.py SEED` does it again.
 """
 
+import itertools
 import os
 import pathlib
 import random
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 from http_capture.capture.errors import HttpCaptureError
+from http_capture.capture.frame_loop import ALL
 from http_capture.capture.source.pcap_file import PcapFiles
 from http_capture.config.settings import BodySettings, DefragSettings, HttpSettings, Settings, TcpSettings
 from line import ALL_BODIES, DIALOGUES, Kept, make, run, speak, strict
@@ -185,7 +187,9 @@ def batch(seed: int, real: list[Full]) -> list[Full]:
 def fuzz(seed: int, real: list[Full]) -> int:
     """One batch, with the settings that its seed says. Returns how many records it gave."""
     settings = TIGHT if seed % 2 else ALL_BODIES
-    return len(run(batch(seed, real), settings, per_block=1 + seed % 700).values)
+    rng = random.Random(seed)
+    shares = (rng.choice((ALL, ALL, ALL // 2, ALL // 50)) for _ in itertools.count()) if seed % 3 == 0 else None
+    return len(run(batch(seed, real), settings, per_block=1 + seed % 700, shares=shares).values)
 
 
 @pytest.mark.slow
