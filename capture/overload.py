@@ -33,9 +33,9 @@ class Overload:
     While they are more than half of what can wait: whenever MOST_READ of them were read, or twice as many have come,
     the share is cut to what was read of what came, less a margin, at most to a quarter at once. Where fewer wait than
     before nothing is cut: a pause of the machine is no overload.
-    When less than a quarter has waited for a while, the share rises by a tenth. Where that had to be taken back, the
-    next while is twice as long, up to a minute: a connection that is shed and taken again costs the exchange that it
-    is in."""
+    When less than a quarter has waited for a while, the share rises by a tenth. Where that has to be taken back, the
+    next while is twice as long, up to a minute, since a connection that is shed and taken again costs the exchange that
+    it is in; while the share that was too much is held, it is halved again."""
 
     def __init__(self) -> None:
         self.share = ALL
@@ -43,7 +43,8 @@ class Overload:
         self._waited = -1  # -1: that is not looked at
         self._pause_ns = PAUSE_NS
         self._quiet_since_ns = 0
-        self._raised = False
+        self._raised = False  # the last change was one
+        self._too_much = ALL  # the share at the last cut
 
     def step(self, waiting: int, room: int, now_ns: int) -> int:
         """One block was read, and now so many wait, of so many that can. `now_ns`: the time of the frames. Returns the
@@ -53,14 +54,15 @@ class Overload:
             self._quiet_since_ns = now_ns
             return self.share
         self._waited = -1
-        if 4 * waiting > room or self.share == ALL:
+        if 4 * waiting > room:
             self._quiet_since_ns = now_ns
         elif now_ns - self._quiet_since_ns >= self._pause_ns:
             self._quiet_since_ns = now_ns
-            self.share = min(ALL, self.share + self.share // 10 + LEAST)
-            self._raised = self.share < ALL
-            if self.share == ALL:
-                self._pause_ns = PAUSE_NS
+            if self.share >= self._too_much:
+                self._pause_ns = max(PAUSE_NS, self._pause_ns // 2)
+            if self.share < ALL:
+                self.share = min(ALL, self.share + self.share // 10 + LEAST)
+                self._raised = True
         return self.share
 
     def _cut(self, waiting: int, room: int) -> None:
@@ -75,6 +77,7 @@ class Overload:
         if waiting >= room and came <= self._read:  # what else came was dropped
             came = 2 * self._read
         if came > self._read:
+            self._too_much = self.share
             self.share = max(LEAST, int(self.share * max(0.25, MARGIN * self._read / came)))
             if self._raised:
                 self._raised = False

@@ -87,9 +87,10 @@ def test_a_pause_of_the_machine_is_no_overload():
     assert set(ring.shares) == {1.0}
 
 
-def test_a_share_that_is_too_much_is_tried_less_and_less_often():
+@pytest.mark.parametrize("load", [1.04, 1.5])
+def test_a_share_that_is_too_much_is_tried_less_and_less_often(load):
     ring = Ring()
-    ring.run(3600, 1.5)
+    ring.run(3600, load)
     cuts = [later < earlier for earlier, later in itertools.pairwise(ring.shares)]
     assert sum(cuts[-len(cuts) // 2 :]) < 2 * 1800 * NS / LONGEST_PAUSE_NS
 
