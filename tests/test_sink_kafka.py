@@ -248,6 +248,28 @@ def test_a_nic_never_waits_for_a_full_queue(cluster, caplog):
     assert sorted(consumed(cluster.address, "full")) == [b"%010d" % number for number in range(100)]
 
 
+@pytest.mark.parametrize(
+    ("bound", "part"),
+    [
+        ({"queue_buffering_max_messages": 100}, 0.5),
+        ({"queue_buffering_max_kbytes": 100}, 0.49),  # 50 times 1,000 bytes
+        ({"queue_buffering_max_messages": 0, "queue_buffering_max_kbytes": 1000}, 0.049),  # 0: no bound
+    ],
+)
+def test_how_full_the_queue_is(cluster, bound, part):
+    sink = opened(cluster.address, "filled", live=True, **bound)
+    cluster.down()
+    assert sink.filled() == 0
+    for number in range(50):
+        send(sink, number, size=1000)
+    assert sink.filled() == pytest.approx(part, rel=0.01)
+    cluster.up()
+    polled(sink, 20)
+    assert balanced(sink).delivered == 50
+    assert sink.filled() == 0
+    sink.close()
+
+
 def test_a_replay_waits_until_there_is_room(cluster):
     sink = opened(cluster.address, "wait", **FULL)
     cluster.down()

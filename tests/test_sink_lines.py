@@ -277,10 +277,12 @@ def test_a_nic_never_waits_for_a_reader(pipe, monkeypatch):
     assert stats.undelivered["queue_full"] > 1000
     assert stats.delivered > 50
     assert len(sink._buffer) <= 1 << 20
+    assert 0.99 < sink.filled() <= 1
     got = []
     reader = threading.Thread(target=lambda: got.append(drain(pipe[0])))
     reader.start()
     assert sink.flush(5) == stats.undelivered["queue_full"]
+    assert sink.filled() == 0
     close(pipe, 1)
     reader.join()
     numbers = [int(line[:4]) for line in got[0].splitlines()]
