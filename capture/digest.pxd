@@ -141,18 +141,10 @@ cdef extern from *:
     #endif
     }
 
-    /* RFC 3174, one block. */
-    static void hc_sha1_base64(unsigned char *to, const unsigned char *from, Py_ssize_t length) {
-        static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        uint32_t w[16], h[5] = {0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
-        uint32_t a = h[0], b = h[1], c = h[2], d = h[3], e = h[4];
-        unsigned char block[64], digest[21];
+    /* RFC 3174. */
+    static void hc_sha1_block(uint32_t h[5], const unsigned char *block) {
+        uint32_t w[16], a = h[0], b = h[1], c = h[2], d = h[3], e = h[4];
         int i;
-        memset(block, 0, sizeof block);
-        memcpy(block, from, (size_t)length);
-        block[length] = 0x80;
-        block[62] = (unsigned char)(length >> 5);
-        block[63] = (unsigned char)(length << 3);
         for (i = 0; i < 16; i++)
             w[i] = hc_u32(block + 4 * i);
     #define HC_NEXT(i) (w[(i) & 15] = hc_rotate32(w[((i) + 13) & 15] ^ w[((i) + 8) & 15] ^ w[((i) + 2) & 15] ^ w[(i) & 15], 1))
@@ -183,6 +175,53 @@ cdef extern from *:
         HC_FIVE(60, HC_PARITY, 0xCA62C1D6, HC_NEXT) HC_FIVE(65, HC_PARITY, 0xCA62C1D6, HC_NEXT)
         HC_FIVE(70, HC_PARITY, 0xCA62C1D6, HC_NEXT) HC_FIVE(75, HC_PARITY, 0xCA62C1D6, HC_NEXT)
         h[0] += a; h[1] += b; h[2] += c; h[3] += d; h[4] += e;
+    }
+
+    #if defined(HC_WIDE) && !defined(__clang__) && __GNUC__ >= 12  /* older ones cannot ask for it */
+    #define HC_SHA
+    /* Four rounds each, with the processor's own instructions; a is the highest word, and e is the a of four rounds
+       before, turned. */
+    #define HC_SHA_FOUR(t) \\
+        if ((t) > 3) \\
+            w[(t) & 3] = _mm_sha1msg2_epu32(_mm_xor_si128(_mm_sha1msg1_epu32(w[(t) & 3], w[((t) + 1) & 3]), \\
+                                                          w[((t) + 2) & 3]), w[((t) + 3) & 3]); \\
+        e = (t) > 0 ? _mm_sha1nexte_epu32(before, w[(t) & 3]) : _mm_add_epi32(before, w[0]); \\
+        before = abcd; abcd = _mm_sha1rnds4_epu32(abcd, e, (t) / 5);
+    #define HC_SHA_TWENTY(t) \\
+        HC_SHA_FOUR(t) HC_SHA_FOUR(t + 1) HC_SHA_FOUR(t + 2) HC_SHA_FOUR(t + 3) HC_SHA_FOUR(t + 4)
+
+    __attribute__((target("sha,sse4.1")))
+    static void hc_sha1_wide(uint32_t h[5], const unsigned char *block) {
+        const __m128i order = _mm_setr_epi8(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+        const __m128i last = _mm_set_epi32((int)h[4], 0, 0, 0);
+        __m128i first = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)h), 0x1B);
+        __m128i w[4], abcd = first, before = last, e;
+        int i;
+        for (i = 0; i < 4; i++)
+            w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)block + i), order);
+        HC_SHA_TWENTY(0) HC_SHA_TWENTY(5) HC_SHA_TWENTY(10) HC_SHA_TWENTY(15)
+        h[4] = (uint32_t)_mm_extract_epi32(_mm_sha1nexte_epu32(before, last), 3);
+        _mm_storeu_si128((__m128i *)h, _mm_shuffle_epi32(_mm_add_epi32(abcd, first), 0x1B));
+    }
+    #endif
+
+    /* One block. */
+    static void hc_sha1_base64(unsigned char *to, const unsigned char *from, Py_ssize_t length) {
+        static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        void (*compress)(uint32_t *, const unsigned char *) = hc_sha1_block;
+        uint32_t h[5] = {0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476, 0xC3D2E1F0};
+        unsigned char block[64], digest[21];
+        int i;
+        memset(block, 0, sizeof block);
+        memcpy(block, from, (size_t)length);
+        block[length] = 0x80;
+        block[62] = (unsigned char)(length >> 5);
+        block[63] = (unsigned char)(length << 3);
+    #if defined(HC_SHA)
+        if (__builtin_cpu_supports("sha") && __builtin_cpu_supports("sse4.1"))
+            compress = hc_sha1_wide;
+    #endif
+        compress(h, block);
         for (i = 0; i < 20; i++)
             digest[i] = (unsigned char)(h[i >> 2] >> 8 * (3 - (i & 3)));
         digest[20] = 0;
