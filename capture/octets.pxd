@@ -173,7 +173,7 @@ cdef extern from *:
         return to + 8 + (size_t)__builtin_popcountll(set);
     }
 
-    /* hc_text of blocks of 32 bytes. A block with one special byte is written twice, once from behind that byte, for
+    /* hc_text of the whole blocks of 32 bytes in at least 64. A block with one special byte is written twice, once from behind that byte, for
        which what follows the block is read; one with more is spread out by the table, without a branch for each. */
     HC_WIDE static unsigned char *hc_text_wide(unsigned char *to, const unsigned char *from, Py_ssize_t length) {
         /* By their low four bits: the special bytes with a letter, which all differ in them (form feed is rare, and left out),
@@ -182,8 +182,8 @@ cdef extern from *:
             1, 0, 0x22, 0, 0, 0, 0, 0, 8, 9, 10, 0, 0x5C, 13, 0, 0));
         const __m256i letters = _mm256_broadcastsi128_si256(_mm_setr_epi8(
             0, 0, 0x22, 0, 0, 0, 0, 0, 'b', 't', 'n', 0, 0x5C, 'r', 0, 0));
-        const unsigned char *end = from + length;
-        for (; end - from >= 32; from += 32) {
+        const unsigned char *last = from + length - 32, *last_but_one = last - 32;
+        for (; from <= last; from += 32) {
             __m256i bytes = _mm256_loadu_si256((const __m256i *)from), low, high;
             __m256i known = _mm256_cmpeq_epi8(bytes, _mm256_shuffle_epi8(lettered, bytes));
             unsigned special = (unsigned)_mm256_movemask_epi8(_mm256_or_si256(known, _mm256_adds_epu8(
@@ -199,7 +199,7 @@ cdef extern from *:
                     return NULL;
                 continue;
             }
-            if (!(special & (special - 1)) && end - from >= 64) {
+            if (!(special & (special - 1)) && from <= last_but_one) {
                 int at = __builtin_ctz(special);
                 _mm256_storeu_si256((__m256i *)to, bytes);
                 memcpy(to + at, hc_escapes[from[at]], 2);
@@ -297,23 +297,21 @@ cdef extern from *:
     }
 
     #if defined(HC_WIDE)
-    /* At least 32 bytes: whole blocks, then the last 32, of which those that are new count. */
+    /* A bit for each of 32 bytes that is a control character. */
+    HC_WIDE static inline uint32_t hc_controls_in(const unsigned char *from) {
+        __m256i bytes = _mm256_loadu_si256((const __m256i *)from);
+        return (uint32_t)_mm256_movemask_epi8(_mm256_or_si256(
+            _mm256_cmpeq_epi8(_mm256_min_epu8(bytes, _mm256_set1_epi8(0x1F)), bytes),
+            _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(0x7F))));
+    }
+
+    /* At least 32 bytes: the last block holds some of the one before again. */
     HC_WIDE static Py_ssize_t hc_controls_wide(const unsigned char *from, Py_ssize_t length) {
-        Py_ssize_t i = 0, total = 0;
-        uint32_t counted = 0xFFFFFFFF;
-        while (i < length) {
-            __m256i bytes, low;
-            if (i + 32 > length) {
-                counted <<= i + 32 - length;
-                i = length - 32;
-            }
-            bytes = _mm256_loadu_si256((const __m256i *)(from + i));
-            low = _mm256_cmpeq_epi8(_mm256_min_epu8(bytes, _mm256_set1_epi8(0x1F)), bytes);
-            low = _mm256_or_si256(low, _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(0x7F)));
-            total += __builtin_popcount((uint32_t)_mm256_movemask_epi8(low) & counted);
-            i += 32;
-        }
-        return total;
+        const unsigned char *last = from + length - 32;
+        Py_ssize_t total = 0;
+        for (; from < last; from += 32)
+            total += __builtin_popcount(hc_controls_in(from));
+        return total + __builtin_popcount(hc_controls_in(last) >> (from - last));
     }
     #endif
 
