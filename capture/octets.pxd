@@ -17,6 +17,13 @@ cdef extern from *:
     #if defined(__SSE2__)
     #include <emmintrin.h>
     #endif
+    /* The wheel is for any x86-64, so what needs AVX2 is a function of its own, called where the processor has it, and
+       only for what is long enough to be worth the call. HC_NARROW: without, for the tests. */
+    #if defined(__x86_64__) && defined(__GNUC__) && !defined(HC_NARROW)
+    #include <immintrin.h>
+    #define HC_WIDE __attribute__((target("avx2,popcnt")))
+    #define HC_IS_WIDE() (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt"))
+    #endif
 
     static inline void hc_prefetch(const unsigned char *from) {
         __builtin_prefetch(from);
@@ -41,36 +48,70 @@ cdef extern from *:
     }
 
     #if defined(__SSE2__)
-    /* A bit for each of 16 bytes that cannot stand in a JSON string as it is: control characters, a quote, a backslash,
-       DEL, and bytes above 127, which are negative as signed numbers. */
-    static inline unsigned hc_special(__m128i bytes) {
+    /* A bit for each of 16 bytes outside a range, of which `above` is 128 less its length, or that is a quote or a
+       backslash: subtracting what the range begins with wraps, and a sum that saturates has its high bit outside. */
+    static inline unsigned hc_outside(__m128i bytes, char begin, char above) {
         return (unsigned)_mm_movemask_epi8(_mm_or_si128(
-            _mm_or_si128(_mm_cmplt_epi8(bytes, _mm_set1_epi8(0x20)), _mm_cmpeq_epi8(bytes, _mm_set1_epi8(0x22))),
-            _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(0x5C)), _mm_cmpeq_epi8(bytes, _mm_set1_epi8(0x7F)))));
+            _mm_adds_epu8(_mm_sub_epi8(bytes, _mm_set1_epi8(begin)), _mm_set1_epi8(above)),
+            _mm_or_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(0x22)), _mm_cmpeq_epi8(bytes, _mm_set1_epi8(0x5C)))));
+    }
+
+    /* Those that cannot stand in a JSON string as they are: not 0x20 to 0x7E, a quote, a backslash. */
+    static inline unsigned hc_special(__m128i bytes) {
+        return hc_outside(bytes, 0x20, 128 - 95);
     }
     #endif
 
-    /* Sixteen bytes, then eight bytes at once. */
+    /* The high bit of each of 8 bytes that is special. A borrow can set one only behind the first special byte, so the
+       first is exact. */
+    static inline uint64_t hc_special64(uint64_t word) {
+        const uint64_t ones = UINT64_C(0x0101010101010101);
+        return (word | (word - ones * 0x20) | ((word ^ ones * 0x22) - ones) | ((word ^ ones * 0x5C) - ones)
+                | ((word ^ ones * 0x7F) - ones)) & ones * 0x80;
+    }
+
+    /* Whole steps, then one that ends where the bytes end and copies some of them again. */
     static inline Py_ssize_t hc_plain(unsigned char *to, const unsigned char *from, Py_ssize_t length) {
         Py_ssize_t i = 0;
     #if defined(__SSE2__)
-        for (; i + 16 <= length; i += 16) {
-            __m128i bytes = _mm_loadu_si128((const __m128i *)(from + i));
-            unsigned special = hc_special(bytes);
-            _mm_storeu_si128((__m128i *)(to + i), bytes);
-            if (special)
-                return i + __builtin_ctz(special);
+        if (length >= 16) {
+            while (1) {
+                __m128i bytes = _mm_loadu_si128((const __m128i *)(from + i));
+                unsigned special = hc_special(bytes);
+                _mm_storeu_si128((__m128i *)(to + i), bytes);
+                if (special)
+                    return i + __builtin_ctz(special);
+                i += 16;
+                if (i + 16 > length) {
+                    if (i == length)
+                        return i;
+                    i = length - 16;
+                }
+            }
         }
     #endif
-        for (; i + 8 <= length; i += 8) {
-            const uint64_t ones = UINT64_C(0x0101010101010101);
-            uint64_t word = hc_load64(from + i), special;
-            memcpy(to + i, from + i, 8);
-            /* A borrow can set a high bit only behind the first special byte, so the first is exact. */
-            special = (word | (word - ones * 0x20) | ((word ^ ones * 0x22) - ones) | ((word ^ ones * 0x5C) - ones)
-                       | ((word ^ ones * 0x7F) - ones)) & ones * 0x80;
-            if (special)
-                return i + (__builtin_ctzll(special) >> 3);
+        if (length >= 8) {
+            while (1) {
+                uint64_t special = hc_special64(hc_load64(from + i));
+                memcpy(to + i, from + i, 8);
+                if (special)
+                    return i + (__builtin_ctzll(special) >> 3);
+                i += 8;
+                if (i + 8 > length) {
+                    if (i == length)
+                        return i;
+                    i = length - 8;
+                }
+            }
+        }
+        if (length >= 4) {  /* the first four and the last four */
+            uint64_t special = hc_special64(hc_load32(from) | (uint64_t)hc_load32(from + length - 4) << 32);
+            memcpy(to, from, 4);
+            memcpy(to + length - 4, from + length - 4, 4);
+            if (!special)
+                return length;
+            i = __builtin_ctzll(special) >> 3;
+            return i < 4 ? i : i + length - 8;
         }
         while (i < length && from[i] >= 0x20 && from[i] < 0x7F && from[i] != 0x22 && from[i] != 0x5C) {
             to[i] = from[i];
@@ -79,59 +120,137 @@ cdef extern from *:
         return i;
     }
 
-    /* What follows the backslash of a byte that is special, not above 127; 0: u00 and two hexadecimal digits. */
-    static const unsigned char hc_letters[128] = {
-        [8] = 'b', [9] = 't', [10] = 'n', [12] = 'f', [13] = 'r', [0x22] = 0x22, [0x5C] = 0x5C};
+    /* How a byte that is special, not above 127, is written; 0: as u00 and two hexadecimal digits. */
+    static const unsigned char hc_escapes[128][2] = {
+        [8] = {0x5C, 'b'}, [9] = {0x5C, 't'}, [10] = {0x5C, 'n'}, [12] = {0x5C, 'f'}, [13] = {0x5C, 'r'},
+        [0x22] = {0x5C, 0x22}, [0x5C] = {0x5C, 0x5C}};
 
     static inline unsigned char *hc_escape(unsigned char *to, unsigned char c) {
         static const char hex[] = "0123456789abcdef";
-        to[0] = 0x5C;
-        to[1] = hc_letters[c];
-        if (__builtin_expect(to[1] != 0, 1))
+        uint16_t two;
+        memcpy(&two, hc_escapes[c], 2);
+        if (__builtin_expect(two != 0, 1)) {
+            memcpy(to, &two, 2);
             return to + 2;
+        }
+        to[0] = 0x5C;
         memcpy(to + 1, "u00", 3);
         to[4] = (unsigned char)hex[c >> 4];
         to[5] = (unsigned char)hex[c & 15];
         return to + 6;
     }
 
+    /* Where the next goes, or NULL: a byte is above 127. */
+    static inline unsigned char *hc_text_tail(unsigned char *to, const unsigned char *from, Py_ssize_t length) {
+        while (1) {
+            Py_ssize_t run = hc_plain(to, from, length);
+            to += run;
+            if (run == length)
+                return to;
+            if (from[run] > 127)
+                return NULL;
+            to = hc_escape(to, from[run]);
+            from += run + 1;
+            length -= run + 1;
+        }
+    }
+
+    #if defined(HC_WIDE)
+    /* For each set of special bytes among 8, how the 8, a backslash at place 8 of the same register, become up to 16. */
+    #define HC_PUT0(...) {0, __VA_ARGS__}, {8, 0, __VA_ARGS__},
+    #define HC_PUT1(...) HC_PUT0(1, __VA_ARGS__) HC_PUT0(8, 1, __VA_ARGS__)
+    #define HC_PUT2(...) HC_PUT1(2, __VA_ARGS__) HC_PUT1(8, 2, __VA_ARGS__)
+    #define HC_PUT3(...) HC_PUT2(3, __VA_ARGS__) HC_PUT2(8, 3, __VA_ARGS__)
+    #define HC_PUT4(...) HC_PUT3(4, __VA_ARGS__) HC_PUT3(8, 4, __VA_ARGS__)
+    #define HC_PUT5(...) HC_PUT4(5, __VA_ARGS__) HC_PUT4(8, 5, __VA_ARGS__)
+    #define HC_PUT6(...) HC_PUT5(6, __VA_ARGS__) HC_PUT5(8, 6, __VA_ARGS__)
+    static const unsigned char hc_spread[256][16] __attribute__((aligned(64))) = {HC_PUT6(7) HC_PUT6(8, 7)};
+
+    /* `set` is a place in the table, 16 times the set: it has as many bits as the set. */
+    HC_WIDE static inline unsigned char *hc_text_eight(unsigned char *to, __m128i bytes, unsigned set) {
+        set &= 0xFF0;
+        _mm_storeu_si128((__m128i *)to, _mm_shuffle_epi8(bytes, *(const __m128i *)(&hc_spread[0][0] + set)));
+        return to + 8 + (size_t)__builtin_popcountll(set);
+    }
+
+    /* hc_text of the whole blocks of 32 bytes in at least 64. A block with one special byte is written twice, once from behind that byte, for
+       which what follows the block is read; one with more is spread out by the table, without a branch for each. */
+    HC_WIDE static unsigned char *hc_text_wide(unsigned char *to, const unsigned char *from, Py_ssize_t length) {
+        /* By their low four bits: the special bytes with a letter, which all differ in them (form feed is rare, and left out),
+           and the letters. The 1 is one that no byte with these bits is equal to. */
+        const __m256i lettered = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+            1, 0, 0x22, 0, 0, 0, 0, 0, 8, 9, 10, 0, 0x5C, 13, 0, 0));
+        const __m256i letters = _mm256_broadcastsi128_si256(_mm_setr_epi8(
+            0, 0, 0x22, 0, 0, 0, 0, 0, 'b', 't', 'n', 0, 0x5C, 'r', 0, 0));
+        const unsigned char *last = from + length - 32, *last_but_one = last - 32;
+        for (; from <= last; from += 32) {
+            __m256i bytes = _mm256_loadu_si256((const __m256i *)from), low, high;
+            __m256i known = _mm256_cmpeq_epi8(bytes, _mm256_shuffle_epi8(lettered, bytes));
+            unsigned special = (unsigned)_mm256_movemask_epi8(_mm256_or_si256(known, _mm256_adds_epu8(
+                _mm256_sub_epi8(bytes, _mm256_set1_epi8(0x20)), _mm256_set1_epi8(128 - 95))));
+            if (!special) {
+                _mm256_storeu_si256((__m256i *)to, bytes);
+                to += 32;
+                continue;
+            }
+            if (__builtin_expect(special != (unsigned)_mm256_movemask_epi8(known), 0)) {
+                to = hc_text_tail(to, from, 32);
+                if (to == NULL)
+                    return NULL;
+                continue;
+            }
+            if (!(special & (special - 1)) && from <= last_but_one) {
+                int at = __builtin_ctz(special);
+                _mm256_storeu_si256((__m256i *)to, bytes);
+                memcpy(to + at, hc_escapes[from[at]], 2);
+                _mm256_storeu_si256((__m256i *)(to + at + 2), _mm256_loadu_si256((const __m256i *)(from + at + 1)));
+                to += 33;
+                continue;
+            }
+            bytes = _mm256_blendv_epi8(bytes, _mm256_shuffle_epi8(letters, bytes), known);
+            low = _mm256_unpacklo_epi64(bytes, _mm256_set1_epi8(0x5C));
+            high = _mm256_unpackhi_epi64(bytes, _mm256_set1_epi8(0x5C));
+            to = hc_text_eight(to, _mm256_castsi256_si128(low), special << 4);
+            to = hc_text_eight(to, _mm256_castsi256_si128(high), special >> 4);
+            to = hc_text_eight(to, _mm256_extracti128_si256(low, 1), special >> 12);
+            to = hc_text_eight(to, _mm256_extracti128_si256(high, 1), special >> 20);
+        }
+        return to;
+    }
+    #endif
+
     /* What was written, or -1: a byte is above 127. */
     static inline Py_ssize_t hc_text(unsigned char *to, const unsigned char *from, Py_ssize_t length) {
         unsigned char *begin = to;
-        Py_ssize_t i = 0;
+    #if defined(HC_WIDE)
+        if (length >= 64 && HC_IS_WIDE()) {
+            to = hc_text_wide(to, from, length);
+            if (to == NULL)
+                return -1;
+            from += length & ~(Py_ssize_t)31;
+            length &= 31;
+        }
+    #endif
     #if defined(__SSE2__)
-        while (i + 32 <= length) {  /* sixteen bytes; the rest is read ahead of */
-            __m128i bytes = _mm_loadu_si128((const __m128i *)(from + i));
+        for (; length >= 32; from += 16, length -= 16) {  /* sixteen bytes; the rest is read ahead of */
+            __m128i bytes = _mm_loadu_si128((const __m128i *)from);
             unsigned special = hc_special(bytes);
-            Py_ssize_t done = 0;
             _mm_storeu_si128((__m128i *)to, bytes);
             if (special) {
                 if (_mm_movemask_epi8(bytes))
                     return -1;
                 do {
                     Py_ssize_t at = __builtin_ctz(special);
-                    to = hc_escape(to + (at - done), from[i + at]);
-                    done = at + 1;
-                    _mm_storeu_si128((__m128i *)to, _mm_loadu_si128((const __m128i *)(from + i + done)));
+                    to = hc_escape(to + at, from[at]) - at - 1;
+                    _mm_storeu_si128((__m128i *)(to + at + 1), _mm_loadu_si128((const __m128i *)(from + at + 1)));
                     special &= special - 1;
                 } while (special);
             }
-            to += 16 - done;
-            i += 16;
+            to += 16;
         }
     #endif
-        while (i < length) {
-            Py_ssize_t run = hc_plain(to, from + i, length - i);
-            i += run;
-            to += run;
-            if (i == length)
-                break;
-            if (from[i] > 127)
-                return -1;
-            to = hc_escape(to, from[i]);
-            i++;
-        }
-        return to - begin;
+        to = hc_text_tail(to, from, length);
+        return to == NULL ? -1 : to - begin;
     }
 
     /* Visible ASCII in lower case, up to a colon, a quote, a backslash or anything else. */
@@ -140,10 +259,10 @@ cdef extern from *:
     #if defined(__SSE2__)
         for (; i + 16 <= length; i += 16) {
             __m128i bytes = _mm_loadu_si128((const __m128i *)(from + i));
-            unsigned special = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(0x3A)))
-                | (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(0x20))) | hc_special(bytes);
-            __m128i upper = _mm_and_si128(_mm_cmpgt_epi8(bytes, _mm_set1_epi8(0x40)),
-                                          _mm_cmplt_epi8(bytes, _mm_set1_epi8(0x5B)));
+            unsigned special = hc_outside(bytes, 0x21, 128 - 94)
+                | (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(0x3A)));
+            /* A to Z, moved to the 26 smallest signed numbers */
+            __m128i upper = _mm_cmplt_epi8(_mm_add_epi8(bytes, _mm_set1_epi8(0x80 - 0x41)), _mm_set1_epi8(26 - 128));
             _mm_storeu_si128((__m128i *)(to + i), _mm_or_si128(bytes, _mm_and_si128(upper, _mm_set1_epi8(0x20))));
             if (special)
                 return i + __builtin_ctz(special);
@@ -177,9 +296,32 @@ cdef extern from *:
         return (mixed ^ mixed >> 32) & 0x7FFFFFFF;
     }
 
+    #if defined(HC_WIDE)
+    /* A bit for each of 32 bytes that is a control character. */
+    HC_WIDE static inline uint32_t hc_controls_in(const unsigned char *from) {
+        __m256i bytes = _mm256_loadu_si256((const __m256i *)from);
+        return (uint32_t)_mm256_movemask_epi8(_mm256_or_si256(
+            _mm256_cmpeq_epi8(_mm256_min_epu8(bytes, _mm256_set1_epi8(0x1F)), bytes),
+            _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(0x7F))));
+    }
+
+    /* At least 32 bytes: the last block holds some of the one before again. */
+    HC_WIDE static Py_ssize_t hc_controls_wide(const unsigned char *from, Py_ssize_t length) {
+        const unsigned char *last = from + length - 32;
+        Py_ssize_t total = 0;
+        for (; from < last; from += 32)
+            total += __builtin_popcount(hc_controls_in(from));
+        return total + __builtin_popcount(hc_controls_in(last) >> (from - last));
+    }
+    #endif
+
     /* In blocks whose count fits a byte, which compilers turn into vector instructions. */
     static inline Py_ssize_t hc_controls(const unsigned char *from, Py_ssize_t length) {
         Py_ssize_t i = 0, total = 0;
+    #if defined(HC_WIDE)
+        if (length >= 32 && HC_IS_WIDE())
+            return hc_controls_wide(from, length);
+    #endif
         for (; i + 64 <= length; i += 64) {
             unsigned char count = 0;
             for (int k = 0; k < 64; k++)

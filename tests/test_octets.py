@@ -1,9 +1,12 @@
 """The C forms of octets.py, digest.py and seq.py do what their Python forms do. They have no Python name: a module that
-gives them one is compiled here."""
+gives them one is compiled here, with what this processor can do, and without."""
 
+import ctypes
 import importlib.util
+import mmap
 import os
 import pathlib
+import platform
 import random
 import string
 import subprocess
@@ -14,8 +17,40 @@ from http_capture.capture import digest, octets, seq
 from http_capture.capture.source import block
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FORMS = """
+PROT_NONE = 0  # the module mmap has no name for it
+FORMS = '''
 from http_capture.capture cimport digest, octets, seq
+
+cdef extern from *:
+    """
+    #if defined(HC_WIDE)
+    static int forms_wide(void) { return HC_IS_WIDE(); }
+    #else
+    static int forms_wide(void) { return 0; }
+    #endif
+    """
+    bint forms_wide()
+
+def wide():
+    return forms_wide()
+
+def plain_at(size_t room, size_t data, Py_ssize_t size):
+    return octets.plain(<octets.Room>room, 0, <octets.Octets>data, 0, size)
+
+def field_name_at(size_t room, size_t data, Py_ssize_t size):
+    return octets.field_name(<octets.Room>room, 0, <octets.Octets>data, 0, size)
+
+def text_at(size_t room, size_t data, Py_ssize_t size):
+    return octets.text(<octets.Room>room, 0, <octets.Octets>data, 0, size)
+
+def controls_at(size_t data, Py_ssize_t size):
+    return octets.hc_controls(<octets.Octets>data, size)
+
+def blake2b_128_at(size_t room, size_t data, Py_ssize_t size):
+    digest.hc_blake2b_128(<octets.Room>room, <octets.Octets>data, size)
+
+def sha1_base64_at(size_t room, size_t data, Py_ssize_t size):
+    digest.hc_sha1_base64(<octets.Room>room, <octets.Octets>data, size)
 
 def find(bytes data, int octet, Py_ssize_t start, Py_ssize_t end):
     return octets.find(octets.octets_of(data), octet, start, end)
@@ -56,7 +91,7 @@ def difference(long long a, long long b):
 
 def advance(long long a, long long n):
     return seq.advance(a, n)
-"""
+'''
 BUILD = """
 import sys
 from Cython.Build import cythonize
@@ -65,7 +100,10 @@ from setuptools import Extension, setup
 setup(
     name="forms",
     ext_modules=cythonize(
-        [Extension("forms", ["forms.pyx"], extra_compile_args=["-O3", "-w"])],
+        [
+            Extension("forms", ["forms.pyx"], extra_compile_args=["-O3", "-w"]),
+            Extension("narrow", ["narrow.pyx"], extra_compile_args=["-O3", "-w", "-DHC_NARROW"]),
+        ],
         include_path=[sys.argv.pop()], language_level="3", quiet=True,
     ),
 )
@@ -77,21 +115,28 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def forms(tmp_path_factory):
-    """The module."""
+def folder(tmp_path_factory):
+    """Where the modules are."""
     folder = tmp_path_factory.mktemp("forms")
     (folder / "forms.pyx").write_text(FORMS)
+    (folder / "narrow.pyx").write_text(FORMS)
     (folder / "build.py").write_text(BUILD)
     named = folder / "named"
     named.mkdir()
     (named / "http_capture").symlink_to(ROOT, target_is_directory=True)
     built = subprocess.run(
-        [sys.executable, "build.py", "-q", "build_ext", "--inplace", str(named)], cwd=folder, text=True, timeout=300,
+        [sys.executable, "build.py", "-q", "build_ext", "--inplace", str(named)], cwd=folder, text=True, timeout=600,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": ""},
     )  # fmt: skip
     assert built.returncode == 0, built.stdout
-    (path,) = folder.glob("forms*.so")
-    spec = importlib.util.spec_from_file_location("forms", path)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["forms", "narrow"])
+def forms(request, folder):
+    """The module; `narrow` does without what not every processor has."""
+    (path,) = folder.glob(f"{request.param}.*.so")
+    spec = importlib.util.spec_from_file_location(request.param, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -109,6 +154,16 @@ def samples():
             text = bytearray(rng.choices(plain, k=size))
             text[at] = rng.choice(special)
             found.append(bytes(text))
+    for size in (66, 95, 96, 97, 128, 160, 192):
+        for at in range(size):
+            for places in ([at], [at, size - 1], rng.sample(range(size), 3)):
+                text = bytearray(rng.choices(plain, k=size))
+                for place in places:
+                    text[place] = rng.choice(special[:4] if rng.random() < 0.7 else special)
+                found.append(bytes(text))
+    for size in range(100, 301):
+        found.append(bytes(rng.choices(plain, k=size)))
+        found.append(bytes(rng.choices(plain + special[:4] * 4, k=size)))
     for _ in range(400):
         found.append(bytes(rng.choices(plain + special[:-2] * 3, k=rng.randrange(200))))
     found += [bytes(rng.randbytes(rng.randrange(200))) for _ in range(200)]
@@ -139,9 +194,84 @@ def test_what_is_copied_up_to_where_it_cannot_be(forms, samples, name):
 
 def test_text(forms, samples):
     for data in samples:
-        (end, room), (c_end, c_room) = both(forms, octets, "text", data, 6 * len(data) + 19, 0, len(data))
-        assert c_end == end, data
-        assert end < 0 or c_room[3:end] == room[3:end], data
+        for start in (0, 1, len(data) // 3):
+            if start <= len(data):
+                room_bytes = 6 * (len(data) - start) + 19
+                (end, room), (c_end, c_room) = both(forms, octets, "text", data, room_bytes, start, len(data))
+                assert c_end == end, data
+                assert end < 0 or c_room[3:end] == room[3:end], data
+
+
+def test_each_byte_at_each_place(forms):
+    for octet in range(256):
+        for at in range(96):
+            data = bytearray(b"x" * 96)
+            data[at] = octet
+            for more in (-1, 95 - at):
+                if more >= 0:
+                    data[more] = 34
+                (end, room), (c_end, c_room) = both(forms, octets, "text", bytes(data), 6 * 96 + 19, 0, 96)
+                assert c_end == end, data
+                assert end < 0 or c_room[3:end] == room[3:end], data
+
+
+class Guarded:
+    """A page of memory between two that may not be touched."""
+
+    def __init__(self):
+        page = mmap.PAGESIZE
+        self.memory = mmap.mmap(-1, 3 * page)
+        self.bytes = memoryview(self.memory)[page : 2 * page]
+        self.begin = ctypes.addressof(ctypes.c_char.from_buffer(self.memory)) + page
+        for begin in (self.begin - page, self.begin + page):
+            assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(begin), ctypes.c_size_t(page), PROT_NONE) == 0
+
+    def at(self, size, last):
+        """Where so many bytes begin, from the page's begin and in memory: at its begin, or up to its end."""
+        place = len(self.bytes) - size if last else 0
+        return place, self.begin + place
+
+    def put(self, data, last):
+        place, address = self.at(len(data), last)
+        self.bytes[place : place + len(data)] = data
+        return address
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_nothing_else_is_touched(forms, last):
+    """Neither read nor written: one byte before or behind would end the process."""
+    rng = random.Random(11)
+    source, target = Guarded(), Guarded()
+    plain = (string.ascii_letters + " -_/.").encode()
+    for size in range(301):
+        texts = [
+            bytes(rng.choices(plain, k=size)), bytes(rng.choices(plain + b'"\n' * 4, k=size)), b'"' * size, bytes(size),
+            bytes(rng.choices(plain, k=max(0, size - 1))) + b'"' * min(1, size), rng.randbytes(size),
+            b"x" * max(0, size - 1) + b"\xff" * min(1, size), b"\x7f" * size,
+        ]  # fmt: skip
+        for data in texts:
+            address = source.put(data, last)
+            for name, room_bytes in (("plain", size), ("field_name", size), ("text", 6 * size + 16)):
+                room = bytearray(room_bytes)
+                end = getattr(octets, name)(room, 0, data, 0, size)
+                place, at = target.at(room_bytes, last)
+                assert getattr(forms, f"{name}_at")(at, address, size) == end, data
+                assert target.bytes[place : place + max(0, end)] == room[: max(0, end)], data
+            assert forms.controls_at(address, size) == octets.controls(data, 0, size), data
+            for name, room_bytes in (("blake2b_128", 32), ("sha1_base64", 28)):
+                if name == "blake2b_128" or size <= digest.MAX_SHA1_BYTES:
+                    place, at = target.at(room_bytes, last)
+                    getattr(forms, f"{name}_at")(at, address, size)
+                    room = bytearray(data + bytes(room_bytes))
+                    getattr(digest, name)(room, size, 0, size)
+                    assert target.bytes[place : place + room_bytes] == room[size:], data
+
+
+def test_the_wide_forms_are_used_where_they_can_be(forms):
+    if forms.__name__ == "narrow":
+        assert not forms.wide()
+    elif platform.machine() == "x86_64" and sys.platform == "linux":
+        assert forms.wide() == (" avx2 " in pathlib.Path("/proc/cpuinfo").read_text())
 
 
 @pytest.mark.parametrize("name", ["mark", "controls"])
@@ -179,7 +309,7 @@ def test_numbers(forms):
         assert forms.numbers(data, 1) == (octets.u16(data, 1), octets.u32(data, 1), octets.u64(data, 1))
 
 
-@pytest.mark.parametrize(("name", "written", "most"), [("blake2b_128", 32, 600), ("sha1_base64", 28, 55)])
+@pytest.mark.parametrize(("name", "written", "most"), [("blake2b_128", 32, 900), ("sha1_base64", 28, 55)])
 def test_digests(forms, name, written, most):
     rng = random.Random(3)
     for size in range(most + 1):
