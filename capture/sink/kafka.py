@@ -31,7 +31,7 @@ OURS: Mapping[str, str | int] = {
     "enable.idempotence": "true",
     "acks": "all",
     "compression.type": "lz4",  # in every build of librdkafka, and the cheapest
-    "linger.ms": 20,
+    "linger.ms": 20,  # at 2 a record takes a quarter more CPU: three times the requests and the switches of threads
     # The bound of memory. librdkafka counts keys and values as bytes; headers and its own add about 1 KiB a record.
     "queue.buffering.max.kbytes": 256 << 10,
     "queue.buffering.max.messages": 300_000,
@@ -205,8 +205,9 @@ class KafkaSink:
         self._records += 1
         self._bytes += len(value)
         try:
-            # librdkafka takes 0 for "now"
-            self._produce(self._topic, value, key, timestamp=timestamp_ms or 1, headers=headers)
+            # By place: for what is given by name confluent_kafka makes a str of each name, at 0.9 us a record.
+            # Partition: by key; no callbacks of its own. librdkafka takes the time 0 for "now".
+            self._produce(self._topic, value, key, -1, None, None, timestamp_ms or 1, headers)
             self._waiting_bytes += len(value)
         except BufferError:
             self._send_when_there_is_room(key, value, headers, timestamp_ms)
@@ -222,7 +223,7 @@ class KafkaSink:
             alone = len(producer) == 0  # and yet no room: the record is larger than the whole queue
             self._poll(producer, 0.1 if self.waits and not alone else 0)
             try:
-                self._produce(self._topic, value, key, timestamp=timestamp_ms or 1, headers=headers)
+                self._produce(self._topic, value, key, -1, None, None, timestamp_ms or 1, headers)
             except BufferError:
                 if alone:
                     self._count(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "the record is larger than the queue"))

@@ -45,6 +45,7 @@ class Run:
     errors: str
     timed_out: bool = False  # it was ended, as its time was up
     code: int = 0
+    threads: tuple[tuple[str, float, float], ...] = ()  # where asked for: name, user and system time; the first is main
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def run(
     until: str = "",
     allowed: Sequence[int] = (0,),
     program_environment: dict[str, str] | None = None,
+    threads: bool = False,
 ) -> Run:
     """Runs a program pinned to the core. Its exit code must be one of `allowed`, unless it was ended for its time.
 
@@ -132,7 +134,7 @@ def run(
             cwd=FOLDER,
             env=program_environment or environment(),
         )
-        peak = _Peak(process.pid)
+        peak = _Peak(process.pid, threads)
         watch = _Watch(process.pid, start, errors.fileno(), until, limit_seconds)
         try:
             if feed is not None:
@@ -159,16 +161,19 @@ def run(
     if process.returncode not in allowed and not watch.timed_out and not watch.seen_at:
         fail(f"exit code {process.returncode}: {' '.join(arguments)}\n{text[-2000:]}")
     cpu = usage.ru_utime + usage.ru_stime
-    return Run(seconds, cpu, peak.bytes, text, watch.timed_out, 0 if watch.seen_at else process.returncode)
+    code = 0 if watch.seen_at else process.returncode
+    return Run(seconds, cpu, peak.bytes, text, watch.timed_out, code, tuple(peak.threads.values()))
 
 
 class _Peak(threading.Thread):
-    """Looks at the resident memory of a process every 20 ms. The ru_maxrss of wait4 would not do: it starts with what
-    this program had at the fork."""
+    """Looks at the resident memory of a process every 20 ms, and where wanted at the CPU time of its threads. The
+    ru_maxrss of wait4 would not do: it starts with what this program had at the fork."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, threads: bool) -> None:
         super().__init__(daemon=True)
         self.bytes = 0
+        self.threads: dict[int, tuple[str, float, float]] = {}
+        self._tasks = Path(f"/proc/{pid}/task") if threads else None
         self._path = Path(f"/proc/{pid}/status")
         self._ended = threading.Event()
         self.start()
@@ -182,6 +187,18 @@ class _Peak(threading.Thread):
             for line in status.splitlines():
                 if line.startswith("VmHWM:"):
                     self.bytes = int(line.split()[1]) * 1024
+            if self._tasks is not None:
+                self._look_at(self._tasks)
+
+    def _look_at(self, tasks: Path) -> None:
+        tick = os.sysconf("SC_CLK_TCK")
+        try:
+            for task in sorted(map(int, os.listdir(tasks))):
+                name, _, rest = (tasks / f"{task}/stat").read_text().partition("(")[2].rpartition(")")
+                fields = rest.split()
+                self.threads[task] = name, int(fields[11]) / tick, int(fields[12]) / tick
+        except OSError:
+            pass  # one has ended
 
     def stop(self) -> None:
         self._ended.set()
