@@ -26,10 +26,9 @@ cdef class Encoder:
     cdef bint redact, keep_unknown
     cdef frozenset redact_headers, redact_names, url_headers
     cdef bytes header_table, secret_table
-    cdef dict mime_types, hosts
-    cdef list redacted
-    cdef bytes second, last_scheme, last_authority, last_content_type, last_mime_type
-    cdef tuple last_site
+    cdef dict mime_types, sites
+    cdef list redacted, url_names, recent_sites
+    cdef bytes second, last_content_type, last_mime_type
     cdef long long second_ns
 
     cpdef bytes encode(self, Exchange exchange)

@@ -139,19 +139,20 @@ class Encoder:
         self.header_table = name_table(self.redact_headers | self.url_headers)
         self.secret_table = name_table(self.redact_names)
         self.redacted: list[bytes | None] = [None] * 4096  # one name for each mark
+        self.url_names: list[bytes | None] = [None] * 4096
         for name in self.redact_headers:
             self.redacted[hash_name(name) & 4095] = name
+        for name in self.url_headers:
+            self.url_names[hash_name(name) & 4095] = name
         self.send = send
         self.quote = msgspec.json.Encoder().encode
-        self.last_scheme: bytes = None
-        self.last_authority: bytes = None
-        self.last_site: tuple = None
         self.last_content_type: bytes = None
         self.last_mime_type: bytes = None
         self.second_ns = -1
         self.second = b""
         self.mime_types: dict[bytes, bytes] = {}
-        self.hosts: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
+        self.sites: dict[tuple[bytes, bytes], tuple[bytes, bytes, bytes, bytes]] = {}
+        self.recent_sites: list[tuple | None] = [None] * 256  # one for each mark
         self.host: bytes = None
         self.agent: bytes = None
         self.referer: bytes = None
@@ -232,7 +233,10 @@ class Encoder:
         self._part(identity.text, identity.source_end, identity.destination_end)
         self._put(b',"bytes":')
         self._integer(received)
-        self._put(b'},"network":{"type":"ipv4"' if connection.ip_version == 4 else b'},"network":{"type":"ipv6"')
+        if connection.ip_version == 4:
+            self._put(b'},"network":{"type":"ipv4"')
+        else:
+            self._put(b'},"network":{"type":"ipv6"')
         self._put(b',"transport":"tcp","protocol":"http","community_id":"1:')
         self._part(identity.text, identity.destination_end, len(identity.text))
         self._put(b'},"http":{')
@@ -296,7 +300,10 @@ class Encoder:
         if exchange.reason != 0:
             self._put(_ERROR_JSON[exchange.reason])
         self._put(self.observer)
-        self._put(b"true," if exchange.complete else b"false,")
+        if exchange.complete:
+            self._put(b"true,")
+        else:
+            self._put(b"false,")
         if exchange.reason != 0:
             self._put(_REASON_JSON[exchange.reason])
         self._put(b'"gap_bytes":')
@@ -305,7 +312,10 @@ class Encoder:
         self._integer(exchange.retransmitted_bytes)
         self._put(b',"pipeline_index":')
         self._integer(exchange.pipeline_index)
-        self._put(b',"midstream":true' if connection.midstream else b',"midstream":false')
+        if connection.midstream:
+            self._put(b',"midstream":true')
+        else:
+            self._put(b',"midstream":false')
         if exchange.uncertain:
             self._put(b',"uncertain":true')
         if request is not None:
@@ -359,6 +369,11 @@ class Encoder:
         destination_high: cython.ulonglong = connection.a_high if swapped else connection.b_high
         destination_low: cython.ulonglong = connection.a_low if swapped else connection.b_low
         destination_port: cython.int = connection.a_port if swapped else connection.b_port
+        source: cython.Py_ssize_t
+        source_end: cython.Py_ssize_t
+        destination: cython.Py_ssize_t
+        destination_end: cython.Py_ssize_t
+        begin: cython.Py_ssize_t
         self.at = 0
         # Community ID version 1: a SHA-1 over seed, addresses, protocol, padding and ports, the smaller end first.
         self._number(0, 2)
@@ -380,36 +395,35 @@ class Encoder:
         self._reserve(64)
         sha1_base64(self.room, self.at, 0, self.at)
         community: bytes = copied(self.room, self.at, self.at + 28)
+        # The key has both addresses as text, also where it is not the key that is wanted: they are put again from it.
         self.at = 0
+        self._put(b"" if v4 else b"[")
+        source = self.at
         self._address(v4, source_high, source_low)
-        source: bytes = self._cut(0)
+        source_end = self.at
+        self._put(b":" if v4 else b"]:")
+        self._integer(source_port)
+        self._put(b"-" if v4 else b"-[")
+        destination = self.at
         self._address(v4, destination_high, destination_low)
-        destination: bytes = self._cut(0)
-        if self.key_kind == 1:
-            identity.key = source
-        else:
-            self._put(b"" if v4 else b"[")
-            self._put(source)
-            self._put(b":" if v4 else b"]:")
-            self._integer(source_port)
-            self._put(b"-" if v4 else b"-[")
-            self._put(destination)
-            self._put(b":" if v4 else b"]:")
-            self._integer(destination_port)
-            identity.key = self._cut(0)
+        destination_end = self.at
+        self._put(b":" if v4 else b"]:")
+        self._integer(destination_port)
+        begin = self.at
+        identity.key = copied(self.room, source, source_end) if self.key_kind == 1 else copied(self.room, 0, begin)
         self._packed(v4, source_high, source_low)
         self._number(source_port, 2)
         self._packed(v4, destination_high, destination_low)
         self._number(destination_port, 2)
-        identity.hashed_end = self.at
-        self._put(source)
+        identity.hashed_end = self.at - begin
+        self._again(source, source_end)
         self._put(b'","port":')
         self._integer(source_port)
-        identity.source_end = self.at
-        self._put(destination)
+        identity.source_end = self.at - begin
+        self._again(destination, destination_end)
         self._put(b'","port":')
         self._integer(destination_port)
-        identity.destination_end = self.at
+        identity.destination_end = self.at - begin
         self._put(community)
         self._put(b'"')
         if connection.vlan >= 0:
@@ -422,7 +436,7 @@ class Encoder:
             self._put(b'"}}')
         if connection.outers is not None or proxies is not None:
             self._tunnels(connection.outers, swapped, proxies)
-        identity.text = self._cut(0)
+        identity.text = self._cut(begin)
         return identity
 
     @cython.cfunc
@@ -570,6 +584,7 @@ class Encoder:
         h: cython.int
         fields: cython.int = 0
         c: cython.int
+        name: bytes
         self._reserve(6 * (end - start) + 64)
         out = self.room
         to = self.at
@@ -637,7 +652,10 @@ class Encoder:
                     while last > value and (octets[last - 1] == 13 or octets[last - 1] == 32):
                         last -= 1
                     self.at = field
-                    self._special_value(part(head, line, stop).lower(), part(head, value, last))
+                    name = self.url_names[h & 4095]
+                    if name is None or len(name) != stop - line or not same(out, field - 4 - (stop - line), name):
+                        name = part(head, line, stop).lower()
+                    self._special_value(name, part(head, value, last))
                     self._reserve(6 * (end - at) + 64)
                     out = self.room
                     to = self.at
@@ -806,10 +824,10 @@ class Encoder:
         end = find(octets, 35, begin, end)  # without the fragment
         if authority is not None:
             site = self._site(scheme, authority)
-            if scheme is not None and site[0]:
-                self._put(site[0])
+            if scheme is not None and site[2]:
+                self._put(site[2])
                 self._target(target, begin, end, original, same)
-            self._put(site[1])
+            self._put(site[3])
         elif scheme is not None:
             self._put(b',"scheme":')
             self._string(scheme)
@@ -837,16 +855,16 @@ class Encoder:
 
     @cython.cfunc
     def _site(self, scheme: bytes | None, authority: bytes) -> tuple:
-        """What an authority says, as JSON: the begin of `full`, and domain, scheme and port."""
-        known: tuple
+        """Scheme and authority, and what they say as JSON: the begin of `full`, and domain, scheme and port."""
+        place: cython.Py_ssize_t = mark(octets_of(authority), 0, len(authority)) & 255
+        known: tuple = self.recent_sites[place]
         full: bytes = b""
         rest: bytes = b""
-        if authority == self.last_authority and scheme == self.last_scheme:
-            return self.last_site
-        self.last_authority = authority
-        self.last_scheme = scheme
-        self.last_site = known = self.hosts.get((scheme, authority))
+        if known is not None and known[1] == authority and known[0] == scheme:
+            return known
+        known = self.sites.get((scheme, authority))
         if known is not None:
+            self.recent_sites[place] = known
             return known
         match = _AUTHORITY.match(authority)
         domain, port = match.groups() if match is not None else (b"", None)
@@ -861,9 +879,10 @@ class Encoder:
                 port = b"80"
         if port is not None and int(port) < 65536:
             rest += b',"port":%d' % int(port)
-        if len(self.hosts) >= _MAX_CACHED:
-            self.hosts.clear()
-        self.hosts[(scheme, authority)] = self.last_site = known = (full, rest)
+        if len(self.sites) >= _MAX_CACHED:
+            self.sites.clear()
+        known = (scheme, authority, full, rest)
+        self.sites[(scheme, authority)] = self.recent_sites[place] = known
         return known
 
     @cython.cfunc
@@ -1063,6 +1082,10 @@ class Encoder:
     def _integer(self, value: cython.longlong) -> cython.int:
         if self.at + 24 > self.size:
             self._reserve(24)
+        if 0 <= value < 10:  # as a third of them are
+            self.room[self.at] = 48 + value
+            self.at += 1
+            return 0
         if value < 0:
             self.room[self.at] = 45
             self.at += 1
