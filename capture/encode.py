@@ -90,6 +90,18 @@ _ERROR_JSON = cython.declare(
 )
 
 
+# Bytes that _reserve() leaves beyond what it is asked for. All else that puts something calls it, so that this is how
+# many bytes of literals may follow each other; there are never more than a few hundred.
+_LITERALS = cython.declare(cython.Py_ssize_t, 1024)
+
+if not cython.compiled:  # encode.pxd has the C form
+
+    def literal(encoder: Encoder, text: bytes) -> int:
+        """Puts these bytes, which stand in the source: their number is known to the compiler, and not many."""
+        encoder._put(text)
+        return 0
+
+
 def name_table(names: frozenset[bytes]) -> bytes:
     """1 at the place of each name's hash: a first look that most names do not pass."""
     table = bytearray(4096)
@@ -208,114 +220,114 @@ class Encoder:
         blake2b_128(self.room, self.at, 0, self.at)
         self.event_id = copied(self.room, self.at, self.at + 32)
         self.at = 0
-        self._put(b'{"event":{"id":"')
+        literal(self, b'{"event":{"id":"')
         self._put(self.event_id)
-        self._put(b'","start":"')
+        literal(self, b'","start":"')
         begin = self.at
         self._time(first.first_ns)
         end = self.at
-        self._put(b'","end":"')
+        literal(self, b'","end":"')
         self._time(last_ns)
-        self._put(b'","duration":')
+        literal(self, b'","duration":')
         self._integer(last_ns - first.first_ns)
         if response is None or response.status == 0:
-            self._put(b',"outcome":"unknown","dataset":"http"},"@timestamp":"')
+            literal(self, b',"outcome":"unknown","dataset":"http"},"@timestamp":"')
         elif response.status < 400:
-            self._put(b',"outcome":"success","dataset":"http"},"@timestamp":"')
+            literal(self, b',"outcome":"success","dataset":"http"},"@timestamp":"')
         else:
-            self._put(b',"outcome":"failure","dataset":"http"},"@timestamp":"')
+            literal(self, b',"outcome":"failure","dataset":"http"},"@timestamp":"')
         self._again(begin, end)
-        self._put(b'","source":{"ip":"')
+        literal(self, b'","source":{"ip":"')
         self._part(identity.text, identity.hashed_end, identity.source_end)
-        self._put(b',"bytes":')
+        literal(self, b',"bytes":')
         self._integer(sent)
-        self._put(b'},"destination":{"ip":"')
+        literal(self, b'},"destination":{"ip":"')
         self._part(identity.text, identity.source_end, identity.destination_end)
-        self._put(b',"bytes":')
+        literal(self, b',"bytes":')
         self._integer(received)
         if connection.ip_version == 4:
-            self._put(b'},"network":{"type":"ipv4"')
+            literal(self, b'},"network":{"type":"ipv4"')
         else:
-            self._put(b'},"network":{"type":"ipv6"')
-        self._put(b',"transport":"tcp","protocol":"http","community_id":"1:')
+            literal(self, b'},"network":{"type":"ipv6"')
+        literal(self, b',"transport":"tcp","protocol":"http","community_id":"1:')
         self._part(identity.text, identity.destination_end, len(identity.text))
-        self._put(b'},"http":{')
+        literal(self, b'},"http":{')
         if first.version == 11:
-            self._put(b'"version":"1.1",')
+            literal(self, b'"version":"1.1",')
         elif first.version == 10:
-            self._put(b'"version":"1.0",')
+            literal(self, b'"version":"1.0",')
         elif first.version == 9:
-            self._put(b'"version":"0.9",')
+            literal(self, b'"version":"0.9",')
         if request is not None:
-            self._put(b'"request":{"method":"')
+            literal(self, b'"request":{"method":"')
             self._text(request.method, 0, len(request.method))
-            self._put(b'","headers":')
+            literal(self, b'","headers":')
             self.referer = None
             self._fields(request.head, request.headers_start)
             domain = self.host
             agent = self.agent
             if self.referer is not None:
-                self._put(b',"referrer":')
+                literal(self, b',"referrer":')
                 self._string(self.referer)
             if request.content_type is not None:
-                self._put(b',"mime_type":')
+                literal(self, b',"mime_type":')
                 self._string(self._mime_type(request.content_type))
-            self._put(b',"body":')
+            literal(self, b',"body":')
             self._body(request)
-            self._put(b"},")
+            literal(self, b"},")
         if response is not None:
-            self._put(b'"response":{')
+            literal(self, b'"response":{')
             if response.status != 0:
-                self._put(b'"status_code":')
+                literal(self, b'"status_code":')
                 self._integer(response.status)
-                self._put(b',"reason":')
+                literal(self, b',"reason":')
                 self._string(response.reason)
-                self._put(b",")
-            self._put(b'"headers":')
+                literal(self, b",")
+            literal(self, b'"headers":')
             self._fields(response.head, response.headers_start)
-            self._put(b',"body":')
+            literal(self, b',"body":')
             self._body(response)
             if exchange.informational is not None:
-                self._put(b',"informational":[')
+                literal(self, b',"informational":[')
                 for extra in exchange.informational:
                     self.anomalies |= extra.anomalies
-                    self._put(b'{"status_code":')
+                    literal(self, b'{"status_code":')
                     self._integer(extra.status)
-                    self._put(b',"reason":')
+                    literal(self, b',"reason":')
                     self._string(extra.reason)
-                    self._put(b',"headers":')
+                    literal(self, b',"headers":')
                     self._fields(extra.head, extra.headers_start)
-                    self._put(b"},")
+                    literal(self, b"},")
                 self.at -= 1
-                self._put(b"]")
-            self._put(b"},")
+                literal(self, b"]")
+            literal(self, b"},")
         self.at -= 1
-        self._put(b"},")
+        literal(self, b"},")
         if request is not None:
             self._url(request, domain)
             if agent is not None:
-                self._put(b'"user_agent":{"original":')
+                literal(self, b'"user_agent":{"original":')
                 self._string(agent)
-                self._put(b"},")
+                literal(self, b"},")
         if exchange.reason != 0:
             self._put(_ERROR_JSON[exchange.reason])
         self._put(self.observer)
         if exchange.complete:
-            self._put(b"true,")
+            literal(self, b"true,")
         else:
-            self._put(b"false,")
+            literal(self, b"false,")
         if exchange.reason != 0:
             self._put(_REASON_JSON[exchange.reason])
-        self._put(b'"gap_bytes":')
+        literal(self, b'"gap_bytes":')
         self._integer(gap)
-        self._put(b',"retransmitted_bytes":')
+        literal(self, b',"retransmitted_bytes":')
         self._integer(exchange.retransmitted_bytes)
-        self._put(b',"pipeline_index":')
+        literal(self, b',"pipeline_index":')
         self._integer(exchange.pipeline_index)
         if connection.midstream:
-            self._put(b',"midstream":true')
+            literal(self, b',"midstream":true')
         else:
-            self._put(b',"midstream":false')
+            literal(self, b',"midstream":false')
         if exchange.uncertain:
             self._put(b',"uncertain":true')
         if request is not None:
@@ -325,11 +337,11 @@ class Encoder:
         if exchange.conflicts > 0:
             self.anomalies |= _CONFLICTING
         if self.anomalies != 0:
-            self._put(b',"anomalies":[')
+            literal(self, b',"anomalies":[')
             self._put(
                 b",".join([b'"%b"' % name.encode() for k, name in enumerate(ANOMALIES) if self.anomalies >> k & 1])
             )
-            self._put(b"]")
+            literal(self, b"]")
         self._timing(exchange, connection)
         self._put(self.tail)
         self.value = copied(self.room, 0, self.at)
@@ -417,23 +429,23 @@ class Encoder:
         self._number(destination_port, 2)
         identity.hashed_end = self.at - begin
         self._again(source, source_end)
-        self._put(b'","port":')
+        literal(self, b'","port":')
         self._integer(source_port)
         identity.source_end = self.at - begin
         self._again(destination, destination_end)
-        self._put(b'","port":')
+        literal(self, b'","port":')
         self._integer(destination_port)
         identity.destination_end = self.at - begin
         self._put(community)
-        self._put(b'"')
+        literal(self, b'"')
         if connection.vlan >= 0:
-            self._put(b',"vlan":{"id":"')
+            literal(self, b',"vlan":{"id":"')
             self._integer(connection.vlan)
-            self._put(b'"}')
+            literal(self, b'"}')
         if connection.inner_vlan >= 0:
-            self._put(b',"inner":{"vlan":{"id":"')
+            literal(self, b',"inner":{"vlan":{"id":"')
             self._integer(connection.inner_vlan)
-            self._put(b'"}}')
+            literal(self, b'"}}')
         if connection.outers is not None or proxies is not None:
             self._tunnels(connection.outers, swapped, proxies)
         identity.text = self._cut(begin)
@@ -445,37 +457,37 @@ class Encoder:
         """The tunnels around a connection, then those in it. `swapped`: the first segment was the server's."""
         outer: Outer
         v4: cython.bint
-        self._put(b',"tunnel":[')
+        literal(self, b',"tunnel":[')
         for outer in outers if outers is not None else ():
             v4 = outer.ip_version == 4
-            self._put(b'{"type":"')
+            literal(self, b'{"type":"')
             self._put(KINDS[outer.kind].encode())
             self._put(b'","destination":{"ip":"' if swapped else b'","source":{"ip":"')
             self._address(v4, outer.source_high, outer.source_low)
-            self._put(b'"')
+            literal(self, b'"')
             if outer.source_port or outer.destination_port:
-                self._put(b',"port":')
+                literal(self, b',"port":')
                 self._integer(outer.source_port)
             self._put(b'},"source":{"ip":"' if swapped else b'},"destination":{"ip":"')
             self._address(v4, outer.destination_high, outer.destination_low)
-            self._put(b'"')
+            literal(self, b'"')
             if outer.source_port or outer.destination_port:
-                self._put(b',"port":')
+                literal(self, b',"port":')
                 self._integer(outer.destination_port)
-            self._put(b"}")
+            literal(self, b"}")
             if outer.id >= 0:
-                self._put(b',"id":"')
+                literal(self, b',"id":"')
                 self._integer(outer.id)
-                self._put(b'"')
-            self._put(b"},")
+                literal(self, b'"')
+            literal(self, b"},")
         for kind, target in proxies if proxies is not None else ():
-            self._put(b'{"type":"')
+            literal(self, b'{"type":"')
             self._put(kind.encode())
-            self._put(b'","target":')
+            literal(self, b'","target":')
             self._string(self._clean_authority(target.encode("latin-1")))
-            self._put(b"},")
+            literal(self, b"},")
         self.at -= 1
-        return self._put(b"]")
+        return literal(self, b"]")
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -527,28 +539,28 @@ class Encoder:
         request: Message = exchange.request
         response: Message = exchange.response
         begin: cython.Py_ssize_t
-        self._put(b',"timing":{')
+        literal(self, b',"timing":{')
         begin = self.at
         if not exchange.conversation.timed and connection.syn_ns != 0 and connection.handshake_ns >= connection.syn_ns:
-            self._put(b'"connect":')
+            literal(self, b'"connect":')
             self._integer(connection.handshake_ns - connection.syn_ns)
-            self._put(b",")
+            literal(self, b",")
         exchange.conversation.timed = True
         if request is not None:
-            self._put(b'"request":')
+            literal(self, b'"request":')
             self._integer(request.last_ns - request.first_ns)
-            self._put(b",")
+            literal(self, b",")
         if response is not None:
             if request is not None:
-                self._put(b'"wait":')
+                literal(self, b'"wait":')
                 self._integer(response.first_ns - request.last_ns if response.first_ns > request.last_ns else 0)
-                self._put(b",")
-            self._put(b'"response":')
+                literal(self, b",")
+            literal(self, b'"response":')
             self._integer(response.last_ns - response.first_ns)
-            self._put(b",")
+            literal(self, b",")
         if self.at > begin:
             self.at -= 1
-        return self._put(b"}")
+        return literal(self, b"}")
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -717,7 +729,7 @@ class Encoder:
         index.scan(head, start, 0)
         self.anomalies |= index.anomalies
         count = index.count
-        self._put(b"{")
+        literal(self, b"{")
         if count > 64:  # comparing all pairs would be quadratic
             seen = set()
         for i in range(count):
@@ -762,22 +774,22 @@ class Encoder:
                 self.at += 1
                 name = index.name(head, i)
                 self._text(name, 0, len(name))
-            self._put(b'":[')
+            literal(self, b'":[')
             self._field_value(head, i)
             for j in range(i + 1, count):
                 if index.name_hash(j) == h and index.name(head, j) == index.name(head, i):
-                    self._put(b",")
+                    literal(self, b",")
                     self._field_value(head, j)
-            self._put(b"],")
+            literal(self, b"],")
         if count > 0:
             self.at -= 1
-        return self._put(b"}")
+        return literal(self, b"}")
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _field_value(self, head: bytes, i: cython.int) -> cython.int:
         index: HeaderIndex = self.index
-        self._put(b'"')
+        literal(self, b'"')
         if self.header_table[index.name_hash(i) & 4095]:
             self._special_value(index.name(head, i), index.value(head, i))
         elif index.folded:
@@ -785,7 +797,7 @@ class Encoder:
             self._text(value, 0, len(value))
         else:
             self._text(head, index.value_start(i), index.value_end(i))
-        return self._put(b'"')
+        return literal(self, b'"')
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -816,11 +828,11 @@ class Encoder:
                 begin = match.start(3)
             else:
                 begin = end
-        self._put(b'"url":{"original":"')
+        literal(self, b'"url":{"original":"')
         original = self.at
         self._text(target, 0, end)
         same = self.at - original == end
-        self._put(b'"')
+        literal(self, b'"')
         end = find(octets, 35, begin, end)  # without the fragment
         if authority is not None:
             site = self._site(scheme, authority)
@@ -829,16 +841,16 @@ class Encoder:
                 self._target(target, begin, end, original, same)
             self._put(site[3])
         elif scheme is not None:
-            self._put(b',"scheme":')
+            literal(self, b',"scheme":')
             self._string(scheme)
         mark = find(octets, 63, begin, end)
         if mark > begin:
-            self._put(b',"path":"')
+            literal(self, b',"path":"')
             self._target(target, begin, mark, original, same)
         if mark < end:
-            self._put(b',"query":"')
+            literal(self, b',"query":"')
             self._target(target, mark + 1, end, original, same)
-        return self._put(b"},")
+        return literal(self, b"},")
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -851,7 +863,7 @@ class Encoder:
             self._again(original + start, original + end)
         else:
             self._text(target, start, end)
-        return self._put(b'"')
+        return literal(self, b'"')
 
     @cython.cfunc
     def _site(self, scheme: bytes | None, authority: bytes) -> tuple:
@@ -1040,7 +1052,8 @@ class Encoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _reserve(self, size: cython.Py_ssize_t) -> cython.int:
-        """Makes room for `size` more bytes."""
+        """Makes room for `size` more bytes, and for the literals that follow them."""
+        size += _LITERALS
         if self.at + size > self.size:
             self.size = 2 * (self.at + size)
             self.out = self.out[: self.at] + bytearray(self.size - self.at)
@@ -1053,7 +1066,7 @@ class Encoder:
     def _put(self, data: bytes) -> cython.int:
         """These bytes as they are."""
         size: cython.Py_ssize_t = len(data)
-        if self.at + size > self.size:
+        if self.at + size + _LITERALS > self.size:
             self._reserve(size)
         put(self.room, self.at, data, 0, size)
         self.at += size
@@ -1080,7 +1093,7 @@ class Encoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _integer(self, value: cython.longlong) -> cython.int:
-        if self.at + 24 > self.size:
+        if self.at + 24 + _LITERALS > self.size:
             self._reserve(24)
         if 0 <= value < 10:  # as a third of them are
             self.room[self.at] = 48 + value
@@ -1124,9 +1137,9 @@ class Encoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _string(self, data: bytes) -> cython.int:
-        self._put(b'"')
+        literal(self, b'"')
         self._text(data, 0, len(data))
-        return self._put(b'"')
+        return literal(self, b'"')
 
     @cython.cfunc
     @cython.exceptval(-1)
