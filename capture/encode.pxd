@@ -28,10 +28,9 @@ cdef class Encoder:
     cdef bint redact, keep_unknown, body_left_out
     cdef frozenset redact_headers, redact_names, url_headers
     cdef bytes header_table, secret_table
-    cdef dict mime_types, hosts
-    cdef list redacted
-    cdef bytes second, last_scheme, last_authority, last_content_type, last_mime_type
-    cdef tuple last_site
+    cdef dict mime_types, sites
+    cdef list redacted, url_names, recent_sites
+    cdef bytes second, last_content_type, last_mime_type
     cdef long long second_ns
 
     cpdef bytes encode(self, Exchange exchange)
@@ -68,3 +67,11 @@ cdef class Encoder:
     cdef bint _is_redacted(self, Room room, Py_ssize_t at, Py_ssize_t size, int h) except? -1
     cdef int _special_value(self, bytes name, bytes value) except? -1
     cdef int _again(self, Py_ssize_t begin, Py_ssize_t end) except? -1
+
+cdef extern from *:
+    """
+    /* A macro, so that the length of each text is a constant: no call and no loop is left of it. */
+    #define hc_literal(encoder, text) \
+        (memcpy((encoder)->room + (encoder)->at, text, strlen(text)), (encoder)->at += (Py_ssize_t)strlen(text), 0)
+    """
+    int literal "hc_literal"(Encoder encoder, const char *text) noexcept

@@ -90,6 +90,18 @@ _ERROR_JSON = cython.declare(
 )
 
 
+# Bytes that _reserve() leaves beyond what it is asked for. All else that puts something calls it, so that this is how
+# many bytes of literals may follow each other; there are never more than a few hundred.
+_LITERALS = cython.declare(cython.Py_ssize_t, 1024)
+
+if not cython.compiled:  # encode.pxd has the C form
+
+    def literal(encoder: Encoder, text: bytes) -> int:
+        """Puts these bytes, which stand in the source: their number is known to the compiler, and not many."""
+        encoder._put(text)
+        return 0
+
+
 def name_table(names: frozenset[bytes]) -> bytes:
     """1 at the place of each name's hash: a first look that most names do not pass."""
     table = bytearray(4096)
@@ -142,19 +154,20 @@ class Encoder:
         self.header_table = name_table(self.redact_headers | self.url_headers)
         self.secret_table = name_table(self.redact_names)
         self.redacted: list[bytes | None] = [None] * 4096  # one name for each mark
+        self.url_names: list[bytes | None] = [None] * 4096
         for name in self.redact_headers:
             self.redacted[hash_name(name) & 4095] = name
+        for name in self.url_headers:
+            self.url_names[hash_name(name) & 4095] = name
         self.send = send
         self.quote = msgspec.json.Encoder().encode
-        self.last_scheme: bytes = None
-        self.last_authority: bytes = None
-        self.last_site: tuple = None
         self.last_content_type: bytes = None
         self.last_mime_type: bytes = None
         self.second_ns = -1
         self.second = b""
         self.mime_types: dict[bytes, bytes] = {}
-        self.hosts: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
+        self.sites: dict[tuple[bytes, bytes], tuple[bytes, bytes, bytes, bytes]] = {}
+        self.recent_sites: list[tuple | None] = [None] * 256  # one for each mark
         self.host: bytes = None
         self.agent: bytes = None
         self.referer: bytes = None
@@ -210,105 +223,114 @@ class Encoder:
         blake2b_128(self.room, self.at, 0, self.at)
         self.event_id = copied(self.room, self.at, self.at + 32)
         self.at = 0
-        self._put(b'{"event":{"id":"')
+        literal(self, b'{"event":{"id":"')
         self._put(self.event_id)
-        self._put(b'","start":"')
+        literal(self, b'","start":"')
         begin = self.at
         self._time(first.first_ns)
         end = self.at
-        self._put(b'","end":"')
+        literal(self, b'","end":"')
         self._time(last_ns)
-        self._put(b'","duration":')
+        literal(self, b'","duration":')
         self._integer(last_ns - first.first_ns)
         if response is None or response.status == 0:
-            self._put(b',"outcome":"unknown","dataset":"http"},"@timestamp":"')
+            literal(self, b',"outcome":"unknown","dataset":"http"},"@timestamp":"')
         elif response.status < 400:
-            self._put(b',"outcome":"success","dataset":"http"},"@timestamp":"')
+            literal(self, b',"outcome":"success","dataset":"http"},"@timestamp":"')
         else:
-            self._put(b',"outcome":"failure","dataset":"http"},"@timestamp":"')
+            literal(self, b',"outcome":"failure","dataset":"http"},"@timestamp":"')
         self._again(begin, end)
-        self._put(b'","source":{"ip":"')
+        literal(self, b'","source":{"ip":"')
         self._part(identity.text, identity.hashed_end, identity.source_end)
-        self._put(b',"bytes":')
+        literal(self, b',"bytes":')
         self._integer(sent)
-        self._put(b'},"destination":{"ip":"')
+        literal(self, b'},"destination":{"ip":"')
         self._part(identity.text, identity.source_end, identity.destination_end)
-        self._put(b',"bytes":')
+        literal(self, b',"bytes":')
         self._integer(received)
-        self._put(b'},"network":{"type":"ipv4"' if connection.ip_version == 4 else b'},"network":{"type":"ipv6"')
-        self._put(b',"transport":"tcp","protocol":"http","community_id":"1:')
+        if connection.ip_version == 4:
+            literal(self, b'},"network":{"type":"ipv4"')
+        else:
+            literal(self, b'},"network":{"type":"ipv6"')
+        literal(self, b',"transport":"tcp","protocol":"http","community_id":"1:')
         self._part(identity.text, identity.destination_end, len(identity.text))
-        self._put(b'},"http":{')
+        literal(self, b'},"http":{')
         if first.version == 11:
-            self._put(b'"version":"1.1",')
+            literal(self, b'"version":"1.1",')
         elif first.version == 10:
-            self._put(b'"version":"1.0",')
+            literal(self, b'"version":"1.0",')
         elif first.version == 9:
-            self._put(b'"version":"0.9",')
+            literal(self, b'"version":"0.9",')
         if request is not None:
-            self._put(b'"request":{"method":"')
+            literal(self, b'"request":{"method":"')
             self._text(request.method, 0, len(request.method))
-            self._put(b'","headers":')
+            literal(self, b'","headers":')
             self.referer = None
             self._fields(request.head, request.headers_start)
             domain = self.host
             agent = self.agent
             if self.referer is not None:
-                self._put(b',"referrer":')
+                literal(self, b',"referrer":')
                 self._string(self.referer)
             if request.content_type is not None:
-                self._put(b',"mime_type":')
+                literal(self, b',"mime_type":')
                 self._string(self._mime_type(request.content_type))
-            self._put(b',"body":')
+            literal(self, b',"body":')
             self._body(request)
-            self._put(b"},")
+            literal(self, b"},")
         if response is not None:
-            self._put(b'"response":{')
+            literal(self, b'"response":{')
             if response.status != 0:
-                self._put(b'"status_code":')
+                literal(self, b'"status_code":')
                 self._integer(response.status)
-                self._put(b',"reason":')
+                literal(self, b',"reason":')
                 self._string(response.reason)
-                self._put(b",")
-            self._put(b'"headers":')
+                literal(self, b",")
+            literal(self, b'"headers":')
             self._fields(response.head, response.headers_start)
-            self._put(b',"body":')
+            literal(self, b',"body":')
             self._body(response)
             if exchange.informational is not None:
-                self._put(b',"informational":[')
+                literal(self, b',"informational":[')
                 for extra in exchange.informational:
                     self.anomalies |= extra.anomalies
-                    self._put(b'{"status_code":')
+                    literal(self, b'{"status_code":')
                     self._integer(extra.status)
-                    self._put(b',"reason":')
+                    literal(self, b',"reason":')
                     self._string(extra.reason)
-                    self._put(b',"headers":')
+                    literal(self, b',"headers":')
                     self._fields(extra.head, extra.headers_start)
-                    self._put(b"},")
+                    literal(self, b"},")
                 self.at -= 1
-                self._put(b"]")
-            self._put(b"},")
+                literal(self, b"]")
+            literal(self, b"},")
         self.at -= 1
-        self._put(b"},")
+        literal(self, b"},")
         if request is not None:
             self._url(request, domain)
             if agent is not None:
-                self._put(b'"user_agent":{"original":')
+                literal(self, b'"user_agent":{"original":')
                 self._string(agent)
-                self._put(b"},")
+                literal(self, b"},")
         if exchange.reason != 0:
             self._put(_ERROR_JSON[exchange.reason])
         self._put(self.observer)
-        self._put(b"true," if exchange.complete else b"false,")
+        if exchange.complete:
+            literal(self, b"true,")
+        else:
+            literal(self, b"false,")
         if exchange.reason != 0:
             self._put(_REASON_JSON[exchange.reason])
-        self._put(b'"gap_bytes":')
+        literal(self, b'"gap_bytes":')
         self._integer(gap)
-        self._put(b',"retransmitted_bytes":')
+        literal(self, b',"retransmitted_bytes":')
         self._integer(exchange.retransmitted_bytes)
-        self._put(b',"pipeline_index":')
+        literal(self, b',"pipeline_index":')
         self._integer(exchange.pipeline_index)
-        self._put(b',"midstream":true' if connection.midstream else b',"midstream":false')
+        if connection.midstream:
+            literal(self, b',"midstream":true')
+        else:
+            literal(self, b',"midstream":false')
         if exchange.uncertain:
             self._put(b',"uncertain":true')
         if self.body_left_out:
@@ -322,11 +344,11 @@ class Encoder:
         if exchange.conflicts > 0:
             self.anomalies |= _CONFLICTING
         if self.anomalies != 0:
-            self._put(b',"anomalies":[')
+            literal(self, b',"anomalies":[')
             self._put(
                 b",".join([b'"%b"' % name.encode() for k, name in enumerate(ANOMALIES) if self.anomalies >> k & 1])
             )
-            self._put(b"]")
+            literal(self, b"]")
         self._timing(exchange, connection)
         self._put(self.tail)
         self.value = copied(self.room, 0, self.at)
@@ -366,6 +388,11 @@ class Encoder:
         destination_high: cython.ulonglong = connection.a_high if swapped else connection.b_high
         destination_low: cython.ulonglong = connection.a_low if swapped else connection.b_low
         destination_port: cython.int = connection.a_port if swapped else connection.b_port
+        source: cython.Py_ssize_t
+        source_end: cython.Py_ssize_t
+        destination: cython.Py_ssize_t
+        destination_end: cython.Py_ssize_t
+        begin: cython.Py_ssize_t
         self.at = 0
         # Community ID version 1: a SHA-1 over seed, addresses, protocol, padding and ports, the smaller end first.
         self._number(0, 2)
@@ -387,49 +414,48 @@ class Encoder:
         self._reserve(64)
         sha1_base64(self.room, self.at, 0, self.at)
         community: bytes = copied(self.room, self.at, self.at + 28)
+        # The key has both addresses as text, also where it is not the key that is wanted: they are put again from it.
         self.at = 0
+        self._put(b"" if v4 else b"[")
+        source = self.at
         self._address(v4, source_high, source_low)
-        source: bytes = self._cut(0)
+        source_end = self.at
+        self._put(b":" if v4 else b"]:")
+        self._integer(source_port)
+        self._put(b"-" if v4 else b"-[")
+        destination = self.at
         self._address(v4, destination_high, destination_low)
-        destination: bytes = self._cut(0)
-        if self.key_kind == 1:
-            identity.key = source
-        else:
-            self._put(b"" if v4 else b"[")
-            self._put(source)
-            self._put(b":" if v4 else b"]:")
-            self._integer(source_port)
-            self._put(b"-" if v4 else b"-[")
-            self._put(destination)
-            self._put(b":" if v4 else b"]:")
-            self._integer(destination_port)
-            identity.key = self._cut(0)
+        destination_end = self.at
+        self._put(b":" if v4 else b"]:")
+        self._integer(destination_port)
+        begin = self.at
+        identity.key = copied(self.room, source, source_end) if self.key_kind == 1 else copied(self.room, 0, begin)
         self._packed(v4, source_high, source_low)
         self._number(source_port, 2)
         self._packed(v4, destination_high, destination_low)
         self._number(destination_port, 2)
-        identity.hashed_end = self.at
-        self._put(source)
-        self._put(b'","port":')
+        identity.hashed_end = self.at - begin
+        self._again(source, source_end)
+        literal(self, b'","port":')
         self._integer(source_port)
-        identity.source_end = self.at
-        self._put(destination)
-        self._put(b'","port":')
+        identity.source_end = self.at - begin
+        self._again(destination, destination_end)
+        literal(self, b'","port":')
         self._integer(destination_port)
-        identity.destination_end = self.at
+        identity.destination_end = self.at - begin
         self._put(community)
-        self._put(b'"')
+        literal(self, b'"')
         if connection.vlan >= 0:
-            self._put(b',"vlan":{"id":"')
+            literal(self, b',"vlan":{"id":"')
             self._integer(connection.vlan)
-            self._put(b'"}')
+            literal(self, b'"}')
         if connection.inner_vlan >= 0:
-            self._put(b',"inner":{"vlan":{"id":"')
+            literal(self, b',"inner":{"vlan":{"id":"')
             self._integer(connection.inner_vlan)
-            self._put(b'"}}')
+            literal(self, b'"}}')
         if connection.outers is not None or proxies is not None:
             self._tunnels(connection.outers, swapped, proxies)
-        identity.text = self._cut(0)
+        identity.text = self._cut(begin)
         return identity
 
     @cython.cfunc
@@ -438,37 +464,37 @@ class Encoder:
         """The tunnels around a connection, then those in it. `swapped`: the first segment was the server's."""
         outer: Outer
         v4: cython.bint
-        self._put(b',"tunnel":[')
+        literal(self, b',"tunnel":[')
         for outer in outers if outers is not None else ():
             v4 = outer.ip_version == 4
-            self._put(b'{"type":"')
+            literal(self, b'{"type":"')
             self._put(KINDS[outer.kind].encode())
             self._put(b'","destination":{"ip":"' if swapped else b'","source":{"ip":"')
             self._address(v4, outer.source_high, outer.source_low)
-            self._put(b'"')
+            literal(self, b'"')
             if outer.source_port or outer.destination_port:
-                self._put(b',"port":')
+                literal(self, b',"port":')
                 self._integer(outer.source_port)
             self._put(b'},"source":{"ip":"' if swapped else b'},"destination":{"ip":"')
             self._address(v4, outer.destination_high, outer.destination_low)
-            self._put(b'"')
+            literal(self, b'"')
             if outer.source_port or outer.destination_port:
-                self._put(b',"port":')
+                literal(self, b',"port":')
                 self._integer(outer.destination_port)
-            self._put(b"}")
+            literal(self, b"}")
             if outer.id >= 0:
-                self._put(b',"id":"')
+                literal(self, b',"id":"')
                 self._integer(outer.id)
-                self._put(b'"')
-            self._put(b"},")
+                literal(self, b'"')
+            literal(self, b"},")
         for kind, target in proxies if proxies is not None else ():
-            self._put(b'{"type":"')
+            literal(self, b'{"type":"')
             self._put(kind.encode())
-            self._put(b'","target":')
+            literal(self, b'","target":')
             self._string(self._clean_authority(target.encode("latin-1")))
-            self._put(b"},")
+            literal(self, b"},")
         self.at -= 1
-        return self._put(b"]")
+        return literal(self, b"]")
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -520,28 +546,28 @@ class Encoder:
         request: Message = exchange.request
         response: Message = exchange.response
         begin: cython.Py_ssize_t
-        self._put(b',"timing":{')
+        literal(self, b',"timing":{')
         begin = self.at
         if not exchange.conversation.timed and connection.syn_ns != 0 and connection.handshake_ns >= connection.syn_ns:
-            self._put(b'"connect":')
+            literal(self, b'"connect":')
             self._integer(connection.handshake_ns - connection.syn_ns)
-            self._put(b",")
+            literal(self, b",")
         exchange.conversation.timed = True
         if request is not None:
-            self._put(b'"request":')
+            literal(self, b'"request":')
             self._integer(request.last_ns - request.first_ns)
-            self._put(b",")
+            literal(self, b",")
         if response is not None:
             if request is not None:
-                self._put(b'"wait":')
+                literal(self, b'"wait":')
                 self._integer(response.first_ns - request.last_ns if response.first_ns > request.last_ns else 0)
-                self._put(b",")
-            self._put(b'"response":')
+                literal(self, b",")
+            literal(self, b'"response":')
             self._integer(response.last_ns - response.first_ns)
-            self._put(b",")
+            literal(self, b",")
         if self.at > begin:
             self.at -= 1
-        return self._put(b"}")
+        return literal(self, b"}")
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -577,6 +603,7 @@ class Encoder:
         h: cython.int
         fields: cython.int = 0
         c: cython.int
+        name: bytes
         self._reserve(6 * (end - start) + 64)
         out = self.room
         to = self.at
@@ -644,7 +671,10 @@ class Encoder:
                     while last > value and (octets[last - 1] == 13 or octets[last - 1] == 32):
                         last -= 1
                     self.at = field
-                    self._special_value(part(head, line, stop).lower(), part(head, value, last))
+                    name = self.url_names[h & 4095]
+                    if name is None or len(name) != stop - line or not same(out, field - 4 - (stop - line), name):
+                        name = part(head, line, stop).lower()
+                    self._special_value(name, part(head, value, last))
                     self._reserve(6 * (end - at) + 64)
                     out = self.room
                     to = self.at
@@ -706,7 +736,7 @@ class Encoder:
         index.scan(head, start, 0)
         self.anomalies |= index.anomalies
         count = index.count
-        self._put(b"{")
+        literal(self, b"{")
         if count > 64:  # comparing all pairs would be quadratic
             seen = set()
         for i in range(count):
@@ -751,22 +781,22 @@ class Encoder:
                 self.at += 1
                 name = index.name(head, i)
                 self._text(name, 0, len(name))
-            self._put(b'":[')
+            literal(self, b'":[')
             self._field_value(head, i)
             for j in range(i + 1, count):
                 if index.name_hash(j) == h and index.name(head, j) == index.name(head, i):
-                    self._put(b",")
+                    literal(self, b",")
                     self._field_value(head, j)
-            self._put(b"],")
+            literal(self, b"],")
         if count > 0:
             self.at -= 1
-        return self._put(b"}")
+        return literal(self, b"}")
 
     @cython.cfunc
     @cython.exceptval(-1)
     def _field_value(self, head: bytes, i: cython.int) -> cython.int:
         index: HeaderIndex = self.index
-        self._put(b'"')
+        literal(self, b'"')
         if self.header_table[index.name_hash(i) & 4095]:
             self._special_value(index.name(head, i), index.value(head, i))
         elif index.folded:
@@ -774,7 +804,7 @@ class Encoder:
             self._text(value, 0, len(value))
         else:
             self._text(head, index.value_start(i), index.value_end(i))
-        return self._put(b'"')
+        return literal(self, b'"')
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -805,29 +835,29 @@ class Encoder:
                 begin = match.start(3)
             else:
                 begin = end
-        self._put(b'"url":{"original":"')
+        literal(self, b'"url":{"original":"')
         original = self.at
         self._text(target, 0, end)
         same = self.at - original == end
-        self._put(b'"')
+        literal(self, b'"')
         end = find(octets, 35, begin, end)  # without the fragment
         if authority is not None:
             site = self._site(scheme, authority)
-            if scheme is not None and site[0]:
-                self._put(site[0])
+            if scheme is not None and site[2]:
+                self._put(site[2])
                 self._target(target, begin, end, original, same)
-            self._put(site[1])
+            self._put(site[3])
         elif scheme is not None:
-            self._put(b',"scheme":')
+            literal(self, b',"scheme":')
             self._string(scheme)
         mark = find(octets, 63, begin, end)
         if mark > begin:
-            self._put(b',"path":"')
+            literal(self, b',"path":"')
             self._target(target, begin, mark, original, same)
         if mark < end:
-            self._put(b',"query":"')
+            literal(self, b',"query":"')
             self._target(target, mark + 1, end, original, same)
-        return self._put(b"},")
+        return literal(self, b"},")
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -840,20 +870,20 @@ class Encoder:
             self._again(original + start, original + end)
         else:
             self._text(target, start, end)
-        return self._put(b'"')
+        return literal(self, b'"')
 
     @cython.cfunc
     def _site(self, scheme: bytes | None, authority: bytes) -> tuple:
-        """What an authority says, as JSON: the begin of `full`, and domain, scheme and port."""
-        known: tuple
+        """Scheme and authority, and what they say as JSON: the begin of `full`, and domain, scheme and port."""
+        place: cython.Py_ssize_t = mark(octets_of(authority), 0, len(authority)) & 255
+        known: tuple = self.recent_sites[place]
         full: bytes = b""
         rest: bytes = b""
-        if authority == self.last_authority and scheme == self.last_scheme:
-            return self.last_site
-        self.last_authority = authority
-        self.last_scheme = scheme
-        self.last_site = known = self.hosts.get((scheme, authority))
+        if known is not None and known[1] == authority and known[0] == scheme:
+            return known
+        known = self.sites.get((scheme, authority))
         if known is not None:
+            self.recent_sites[place] = known
             return known
         match = _AUTHORITY.match(authority)
         domain, port = match.groups() if match is not None else (b"", None)
@@ -868,9 +898,10 @@ class Encoder:
                 port = b"80"
         if port is not None and int(port) < 65536:
             rest += b',"port":%d' % int(port)
-        if len(self.hosts) >= _MAX_CACHED:
-            self.hosts.clear()
-        self.hosts[(scheme, authority)] = self.last_site = known = (full, rest)
+        if len(self.sites) >= _MAX_CACHED:
+            self.sites.clear()
+        known = (scheme, authority, full, rest)
+        self.sites[(scheme, authority)] = self.recent_sites[place] = known
         return known
 
     @cython.cfunc
@@ -1031,7 +1062,8 @@ class Encoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _reserve(self, size: cython.Py_ssize_t) -> cython.int:
-        """Makes room for `size` more bytes."""
+        """Makes room for `size` more bytes, and for the literals that follow them."""
+        size += _LITERALS
         if self.at + size > self.size:
             self.size = 2 * (self.at + size)
             self.out = self.out[: self.at] + bytearray(self.size - self.at)
@@ -1044,7 +1076,7 @@ class Encoder:
     def _put(self, data: bytes) -> cython.int:
         """These bytes as they are."""
         size: cython.Py_ssize_t = len(data)
-        if self.at + size > self.size:
+        if self.at + size + _LITERALS > self.size:
             self._reserve(size)
         put(self.room, self.at, data, 0, size)
         self.at += size
@@ -1071,8 +1103,12 @@ class Encoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _integer(self, value: cython.longlong) -> cython.int:
-        if self.at + 24 > self.size:
+        if self.at + 24 + _LITERALS > self.size:
             self._reserve(24)
+        if 0 <= value < 10:  # as a third of them are
+            self.room[self.at] = 48 + value
+            self.at += 1
+            return 0
         if value < 0:
             self.room[self.at] = 45
             self.at += 1
@@ -1111,9 +1147,9 @@ class Encoder:
     @cython.cfunc
     @cython.exceptval(-1)
     def _string(self, data: bytes) -> cython.int:
-        self._put(b'"')
+        literal(self, b'"')
         self._text(data, 0, len(data))
-        return self._put(b'"')
+        return literal(self, b'"')
 
     @cython.cfunc
     @cython.exceptval(-1)

@@ -10,6 +10,7 @@ cdef class HeaderIndex:
 
     cpdef Py_ssize_t scan(self, bytes data, Py_ssize_t start, Py_ssize_t base, bint framing=*) except? -2
     cpdef bint named(self, bytes head, int i, bytes name) noexcept
+    cdef Py_ssize_t _scanned(self, int count, int lines, int anomalies, Py_ssize_t end) noexcept
     cdef int name_start(self, int i) noexcept
     cdef int name_end(self, int i) noexcept
     cdef int value_start(self, int i) noexcept

@@ -68,7 +68,12 @@ ANOMALIES = (
     TRANSFER_ENCODING_VERSION, CHUNKED_NOT_APPLIED, CHUNK_SIZE_ODD, CHUNK_END_MISSING, BODY_NOT_ALLOWED,
     CONFLICTING_RETRANSMISSION,
 ) = (1 << bit for bit in range(len(ANOMALIES)))  # fmt: skip
-_BARE_LF = cython.declare(cython.int, 1)
+_BARE_LF = cython.declare(cython.int, BARE_LF)
+_OBS_FOLD = cython.declare(cython.int, OBS_FOLD)
+_SPACE_BEFORE_COLON = cython.declare(cython.int, SPACE_BEFORE_COLON)
+_BLANK_BEFORE_FIELD = cython.declare(cython.int, BLANK_BEFORE_FIELD)
+_FIELD_MALFORMED = cython.declare(cython.int, FIELD_MALFORMED)
+_HEAD_END_ODD = cython.declare(cython.int, HEAD_END_ODD)
 
 # 1 for each byte that a token has (RFC 9110 section 5.6.2).
 TOKEN = cython.declare(
@@ -118,33 +123,29 @@ class HeaderIndex:
         begin: cython.Py_ssize_t
         stop: cython.Py_ssize_t
         name_end: cython.Py_ssize_t
+        line: cython.Py_ssize_t
         c: cython.uchar
         i: cython.int = 0
         row: cython.int
         lines: cython.int = 0
+        anomalies: cython.int = 0
         self.overflow = False
         self.folded = False
         self.undecided = False
-        self.anomalies = 0
-        self.lines = 0
-        self.count = 0
         while at < end:
-            # Nothing that it could be folded to.
-            while i == 0 and self.lines == 0 and at < end and (octets[at] == 32 or octets[at] == 9):
-                at += 1
-                self.anomalies |= BLANK_BEFORE_FIELD
-            if at == end:
-                break
+            if lines == 0:  # there is nothing that a blank could fold the line to
+                while at < end and (octets[at] == 32 or octets[at] == 9):
+                    at += 1
+                    anomalies |= _BLANK_BEFORE_FIELD
+                if at == end:
+                    break
             begin = at
             c = octets[at]
             if c == 10:
-                self.count = i
-                self.anomalies |= _BARE_LF
-                return at + 1
+                return self._scanned(i, lines, anomalies | _BARE_LF, at + 1)
             if c == 13:
                 if at + 1 < end and octets[at + 1] == 10:
-                    self.count = i
-                    return at + 2
+                    return self._scanned(i, lines, anomalies, at + 2)
                 while at < end and octets[at] == 13:
                     at += 1
                 if at == end:
@@ -157,11 +158,8 @@ class HeaderIndex:
                         self.undecided = True
                         break
                     if row == 0:
-                        self.count = i
-                        self.anomalies |= HEAD_END_ODD
-                        return at
-                    self.anomalies |= FIELD_MALFORMED
-                    self.lines += 1
+                        return self._scanned(i, lines, anomalies | _HEAD_END_ODD, at)
+                    anomalies |= _FIELD_MALFORMED
                     lines += 1
                     continue
                 at = begin
@@ -169,24 +167,23 @@ class HeaderIndex:
                 # A line that is folded, or too many of them: what they belong to takes all fields to tell.
                 if lines >= self.capacity or c == 32 or c == 9:
                     return self.scan(data, start, base, False)
-                lines += 1
                 if c | 32 != 99 and c | 32 != 116:  # c, t
                     at = find(octets, 10, at, end) + 1
                     if at <= end and octets[at - 2] != 13:
-                        self.anomalies |= _BARE_LF
-                    self.lines += 1
+                        anomalies |= _BARE_LF
+                    lines += 1
                     continue
+            lines += 1
             if c == 32 or c == 9:  # obs-fold
                 at = find(octets, 10, at, end)
                 stop = at
                 at += 1
-                self.lines += 1
                 if at <= end and octets[at - 2] != 13:
-                    self.anomalies |= _BARE_LF
+                    anomalies |= _BARE_LF
                 while stop > begin and (octets[stop - 1] == 13 or octets[stop - 1] == 32 or octets[stop - 1] == 9):
                     stop -= 1
                 if stop > begin:
-                    self.anomalies |= OBS_FOLD
+                    anomalies |= _OBS_FOLD
                     if i == 0:  # to a line that was passed over
                         continue
                     self.folded = True
@@ -197,45 +194,39 @@ class HeaderIndex:
                     self.undecided = True
                     break
                 if row == 0:
-                    self.count = i
-                    self.anomalies |= HEAD_END_ODD
-                    return at
-                self.anomalies |= OBS_FOLD
+                    return self._scanned(i, lines, anomalies | _HEAD_END_ODD, at)
+                anomalies |= _OBS_FOLD
                 continue
-            while at < end:
-                c = octets[at]
-                if c == 58 or c == 10:
-                    break
-                at += 1
-            if c == 10 and at > begin and at + 1 < end and (octets[at + 1] == 32 or octets[at + 1] == 9):
+            line = find(octets, 10, at, end)
+            at = find(octets, 58, at, line)
+            if at == line and at > begin and at + 1 < end and (octets[at + 1] == 32 or octets[at + 1] == 9):
                 if framing:
                     return self.scan(data, start, base, False)
                 name_end = _folded_colon(data, at, end)
                 if name_end > 0:
                     self.folded = True
-                    self.anomalies |= OBS_FOLD
+                    anomalies |= _OBS_FOLD
                     at = name_end
-                    c = 58
+                    line = find(octets, 10, at, end)
             name_end = at
-            self.lines += 1
-            if at >= end or c == 10 or at == begin:  # no colon, or nothing before it
-                at = find(octets, 10, at, end) + 1
+            if at == line or at == begin:  # noqa: SIM109 - no colon, or nothing before it
+                at = line + 1
                 if at <= end:
-                    self.anomalies |= FIELD_MALFORMED
+                    anomalies |= _FIELD_MALFORMED
                     if octets[at - 2] != 13:
-                        self.anomalies |= _BARE_LF
+                        anomalies |= _BARE_LF
                 continue
             if octets[name_end - 1] <= 32:
                 while name_end > begin and octets[name_end - 1] <= 32:
                     name_end -= 1
-                self.anomalies |= SPACE_BEFORE_COLON
+                anomalies |= _SPACE_BEFORE_COLON
             at += 1
             while at < end and (octets[at] == 32 or octets[at] == 9):
                 at += 1
             stop = at
-            at = find(octets, 10, at, end)
+            at = line
             if at < end and octets[at - 1] != 13:
-                self.anomalies |= _BARE_LF
+                anomalies |= _BARE_LF
             if i >= self.capacity:
                 self.overflow = True
                 at += 1
@@ -253,8 +244,17 @@ class HeaderIndex:
             spans[row + 3] = name_end - base
             i += 1
             at += 1
-        self.count = i
-        return -1
+        return self._scanned(i, lines, anomalies, -1)
+
+    @cython.cfunc
+    @cython.exceptval(check=False)
+    def _scanned(
+        self, count: cython.int, lines: cython.int, anomalies: cython.int, end: cython.Py_ssize_t
+    ) -> cython.Py_ssize_t:
+        self.count = count
+        self.lines = lines
+        self.anomalies = anomalies
+        return end
 
     @cython.ccall
     @cython.exceptval(check=False)

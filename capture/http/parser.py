@@ -338,8 +338,12 @@ class Parser(Consumer):
     ) -> cython.int:  # fmt: skip
         size: cython.Py_ssize_t = end - start
         self.position_seq = advance(seq, size)
-        if (self.state == _BODY and size < self.remaining) or self.state == _UNTIL_CLOSE:
+        if self.state == _BODY and size <= self.remaining:
             self.remaining -= size
+            self.now_ns = timestamp_ns
+            self._body(octets_in(buffer), start, end)
+            return self._body_done() if self.remaining == 0 else 0
+        if self.state == _UNTIL_CLOSE:
             self.now_ns = timestamp_ns
             return self._body(octets_in(buffer), start, end)
         if self.state == _TUNNEL:
@@ -631,8 +635,7 @@ class Parser(Consumer):
         if i == at or (data[i] != 32 and data[i] != 9):
             return -1
         k = i
-        while i < end and data[i] != 10:
-            i += 1
+        i = line_end(data, i, end)
         if i - at > _MAX_LINE:
             return -1
         if i == end:
