@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 V4 = (4, 0x0A000001, 0x0A000002, 6, 7, 0)
 V6 = (6, 1 << 64 | 1, 1 << 64 | 2, 6, 7, 0)
 SECOND = 1_000_000_000
+pytestmark = pytest.mark.once
 
 Fragment = tuple[int, bool, bytes]
 

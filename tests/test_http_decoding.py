@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 TEXT = b"".join(b"line %d of a body that repeats itself; " % i for i in range(300))
 KEPT = 65536
 MIB = 1 << 20
+pytestmark = pytest.mark.once
 
 
 def raw_deflate(data: bytes, level: int = 6) -> bytes:

@@ -19,6 +19,7 @@ from http_capture.config.settings import KafkaSettings, SinkSettings
 HEADERS = [("id", b"0af7"), ("instance", b"i1"), ("host", b"h"), ("iface", b"eth0"), ("schema", b"1.0")]
 NOBODY = "127.0.0.1:1"  # nothing listens there
 QUICK = {"linger.ms": 1}
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture(scope="module")
