@@ -213,6 +213,7 @@ def best_seconds(arguments, code, times=5):
     return best
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["--nosuch"], 64), (["nosuch"], 64)])
 def test_help_and_refusals_are_quick(arguments, code):

@@ -541,6 +541,7 @@ def test_the_watchdog_is_told_twice_in_its_period(variables, times):
     assert heard == [b"WATCHDOG=1"] * times
 
 
+@pytest.mark.alone
 def test_a_full_queue_of_systemd_does_not_stop_the_loop():
     name = f"\0http-capture-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:

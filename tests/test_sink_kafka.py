@@ -232,6 +232,7 @@ def test_open_sink_opens_kafka_where_brokers_are_set(broker):
 FULL = {"queue_buffering_max_messages": 100, "message_timeout_ms": 60000}
 
 
+@pytest.mark.alone
 def test_a_nic_never_waits_for_a_full_queue(cluster, caplog):
     sink = opened(cluster.address, "full", live=True, **FULL)
     cluster.down()
@@ -264,6 +265,7 @@ def test_a_replay_waits_until_there_is_room(cluster):
     assert sorted(consumed(cluster.address, "wait")) == [b"%010d" % number for number in range(1000)]
 
 
+@pytest.mark.alone
 def test_a_replay_asked_to_stop_waits_no_longer(cluster):
     sink = opened(cluster.address, "stop", **FULL)
     cluster.down()
@@ -337,6 +339,7 @@ def test_a_broker_that_comes_back_gets_everything_once(cluster):
     assert sorted(consumed(cluster.address, "back")) == [b"%010d" % number for number in range(4000)]
 
 
+@pytest.mark.alone
 def test_flush_keeps_its_limit_and_close_counts_what_is_left(cluster):
     sink = opened(cluster.address, "limit")
     for number in range(10):
@@ -440,6 +443,7 @@ def failure(kind, address, topic="start", **settings):
     return str(caught.value)
 
 
+@pytest.mark.alone
 def test_no_broker(capfd):
     began = time.monotonic()
     text = failure(UnavailableError, NOBODY, start=1.0)
@@ -486,6 +490,7 @@ def test_a_topic_that_may_not_be_written(cluster):
     assert "does not let this client write to topic 'private'" in text
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "settings",
     [
