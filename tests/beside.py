@@ -17,19 +17,21 @@ END_SECONDS = 20
 
 def main(first: str, second: str) -> int:
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    with tempfile.TemporaryFile() as said, contextlib.ExitStack() as started:
-        print(f"== beside each other: {first} | {second}", flush=True)
-        behind = started.enter_context(ended(second, stdout=said, stderr=subprocess.STDOUT))
-        before = started.enter_context(ended(first))
-        before.wait()
-        while behind.poll() is None:
-            print(f"== {time.monotonic() - began:.0f} s; still running: {second}", flush=True)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                behind.wait(TOLD_SECONDS)
-        print(f"== {time.monotonic() - began:.0f} s; what the other said: {second}", flush=True)
-        said.seek(0)
-        sys.stdout.write(said.read().decode(errors="replace"))
+    for number in (signal.SIGTERM, signal.SIGINT):  # also where whoever started this ignores them
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+    print(f"== beside each other: {first} | {second}", flush=True)
+    with tempfile.TemporaryFile() as said:
+        try:
+            with ended(second, stdout=said, stderr=subprocess.STDOUT) as behind, ended(first) as before:
+                before.wait()
+                while behind.poll() is None:
+                    print(f"== {time.monotonic() - began:.0f} s; still running: {second}", flush=True)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        behind.wait(TOLD_SECONDS)
+        finally:
+            print(f"== {time.monotonic() - began:.0f} s; what the other said: {second}", flush=True)
+            said.seek(0)
+            sys.stdout.write(said.read().decode(errors="replace"))
     failed = [command for command, done in ((first, before), (second, behind)) if done.returncode != 0]
     for command in failed:
         print(f"== FAILED: {command}", file=sys.stderr)
@@ -53,7 +55,4 @@ def ended(command, **options):  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(*sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main(*sys.argv[1:]))
