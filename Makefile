@@ -9,20 +9,23 @@ KAFKA_LIB := tests/kafka/target/lib
 
 # The tests see the installed package only, and each run is told which one that is. The program would take the name for
 # a setting: tests that start it leave HTTP_CAPTURE_* out of its environment.
+MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH
 unexport HTTP_CAPTURE_EXTENSIONS
 PYTEST_COMPILED = mkdir -p build/compiled && cd build/compiled && \
-	HTTP_CAPTURE_TESTED=compiled ../../.venv-wheel/bin/pytest -c ../../pyproject.toml --rootdir ../..
+	HTTP_CAPTURE_TESTED=compiled ../../.venv-wheel/bin/pytest -c ../../pyproject.toml --rootdir ../.. \
+	-o cache_dir=build/compiled/.pytest_cache
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint test-uncompiled mutations test-compiled wheel bench bench-live bench-kafka bench-memory bench-uncompiled profile fuzz fuzz-checked differential kafka-jars test-broker clean python
+.PHONY: help venv demo test lint plain compiled alone test-uncompiled mutations test-compiled wheel bench bench-live bench-kafka bench-memory bench-uncompiled profile fuzz fuzz-checked differential kafka-jars test-broker clean python
 
 help:
 	@echo 'make demo          a demonstration that needs no network card, no Kafka and no root'
 	@echo 'make venv          .venv: this tree, uncompiled, with what the tests need'
-	@echo 'make test          everything: lint, tests on the plain package, mutations, wheel, tests on the compiled one'
+	@echo 'make test          everything: lint; tests on the plain package and mutations, beside them the wheel and the tests'
+	@echo '                   on it; then those that must have the machine for themselves'
 	@echo 'make lint          ruff and mypy'
 	@echo 'make test-uncompiled, make test-compiled'
 	@echo '                   one of the two runs; ARGS="-k name" goes to pytest'
@@ -89,7 +92,16 @@ wheel: .venv-wheel/installed
 demo: .venv/installed
 	@.venv/bin/http-capture demo
 
-test: lint test-uncompiled mutations test-compiled
+# For two cores. Neither of the two writes what the other reads.
+test: lint
+	@.venv/bin/python tests/beside.py '$(MAKE) plain' '$(MAKE) compiled'
+	@$(MAKE) alone
+
+plain: test-uncompiled mutations
+compiled: test-compiled
+alone: test-uncompiled test-compiled
+plain compiled: PART = and not alone
+alone: PART = and alone
 
 lint: .venv/installed-test build/named/http_capture
 	@echo '== ruff'
@@ -99,9 +111,9 @@ lint: .venv/installed-test build/named/http_capture
 	@.venv/bin/mypy --no-error-summary $(PACKAGES:%=-p http_capture.%)
 
 test-uncompiled: .venv/installed-test
-	@echo '== tests, uncompiled'
+	@echo '== tests, uncompiled $(PART)'
 	@find $(PACKAGES) -name '*.so' -delete
-	@HTTP_CAPTURE_TESTED=uncompiled .venv/bin/pytest -m 'not broker and not once' $(ARGS)
+	@HTTP_CAPTURE_TESTED=uncompiled .venv/bin/pytest -m 'not broker and not once $(PART)' $(ARGS)
 
 # 77: it cannot run here, and has said why. That is no error for a user who is not root, and one in CI.
 mutations: .venv/installed-test
@@ -110,8 +122,8 @@ mutations: .venv/installed-test
 		{ code=$$?; [ $$code = 77 ] && [ -z "$$CI" ] || exit $$code; }
 
 test-compiled: .venv-wheel/installed
-	@echo '== tests, compiled wheel'
-	@$(PYTEST_COMPILED) -m 'not broker' $(ARGS) $(CURDIR)/tests
+	@echo '== tests, compiled wheel $(PART)'
+	@$(PYTEST_COMPILED) -m 'not broker $(PART)' $(ARGS) $(CURDIR)/tests
 
 kafka-jars: $(KAFKA_LIB)/fetched
 

@@ -71,7 +71,8 @@ def extensions() -> list[Extension]:
         Extension(
             f"http_capture.{name}",
             [f"{name.replace('.', '/')}.py"],
-            extra_compile_args=["-O1" if checked else "-O3", "-w"],
+            # -g0: what a debugger would want of the C that Cython writes is a fifth of the time and most of the size.
+            extra_compile_args=[*(["-O1"] if checked else ["-O3", "-g0"]), "-w"],
         )
         for name in HOT
         if (ROOT / f"{name.replace('.', '/')}.py").exists()

@@ -159,6 +159,7 @@ def test_a_wrong_setting_is_told_before_a_broker_is_waited_for(run, capture):
     assert time.monotonic() - before < 5
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "mentions"),
     [
@@ -190,6 +191,7 @@ def test_a_wrong_filter(run, capture, expression):
     assert "filter" in line
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "mentions"),
     [

@@ -11,6 +11,7 @@ from command import COMMAND, environment
 from network import inside, needs_network, veth
 
 VERBS = ("status", "stop", "verify")
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 V4 = (4, 0x0A000001, 0x0A000002, 6, 7, 0)
 V6 = (6, 1 << 64 | 1, 1 << 64 | 2, 6, 7, 0)
 SECOND = 1_000_000_000
+pytestmark = pytest.mark.once
 
 Fragment = tuple[int, bool, bytes]
 
@@ -286,6 +287,7 @@ def test_a_datagram_larger_than_the_memory_is_evicted_itself() -> None:
     assert (defrag.bytes_held, counters(defrag)) == (0, {"evicted": 1})
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("key", [V4, V6])
 def test_as_many_tiny_fragments_as_there_can_be_in_reverse(key: tuple[int, ...]) -> None:
     payload = random.Random(4).randbytes(65535)
@@ -301,6 +303,7 @@ def test_as_many_tiny_fragments_as_there_can_be_in_reverse(key: tuple[int, ...])
     assert counters(defrag) == {"used": 8192}
 
 
+@pytest.mark.alone
 def test_a_comb_and_fragments_over_it() -> None:
     defrag = defragmenter()
     begun = time.perf_counter()

@@ -155,6 +155,7 @@ SIGNALS = [(after, mode, signal.SIGINT) for after in AFTER for mode in ("live", 
 ]
 
 
+@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.parametrize(("after", "mode", "number"), SIGNALS)
 def test_a_signal_leaves_nothing_behind(after: str, mode: str, number: signal.Signals, folder: pathlib.Path) -> None:

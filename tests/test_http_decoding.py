@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 TEXT = b"".join(b"line %d of a body that repeats itself; " % i for i in range(300))
 KEPT = 65536
 MIB = 1 << 20
+pytestmark = pytest.mark.once
 
 
 def raw_deflate(data: bytes, level: int = 6) -> bytes:
@@ -404,6 +405,7 @@ BOMBS = {coding: encode(ZEROS, [coding]) for coding in ENCODE}
 ZSTD_BLOCKS = b"\x28\xb5\x2f\xfd\x00\x38" + (struct.pack("<I", 1 << 20 | 2)[:3] + b"A") * 4000
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("codings", "body"),
     [
@@ -448,6 +450,7 @@ def test_ratio_is_not_checked_below_a_mebibyte() -> None:
     assert decode(["zstd"], zstd(bytes(MIB + 1)), max_ratio=1).failure == "ratio"
 
 
+@pytest.mark.alone
 def test_an_inner_coding_is_limited_too() -> None:
     # A megabyte of empty gzip members: the outer coding makes much, the inner one nothing.
     body = gzip.compress(gzip.compress(b"", mtime=0) * 50_000)

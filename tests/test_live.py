@@ -33,6 +33,7 @@ GENERATE = pathlib.Path(__file__).with_name("bench") / "generate.py"
 IMPORT_PATH = str(pathlib.Path(guard.__file__).parents[2])
 LIMIT_SECONDS = 60.0  # that anything may take on a busy machine before the test fails
 PROGRAM = (sys.executable, "-P", "-m", "http_capture.capture")
+pytestmark = pytest.mark.alone
 
 
 class Run:

@@ -166,6 +166,7 @@ class TestUser:
             assert live.pidfile.read_bytes() == b""
             assert live.ledger()["guard"]["faults"] == 0
 
+    @pytest.mark.once
     def test_is_that_of_each_thread_of_the_kafka_client(self, cable, powers, tmp_path):
         ip("address", "add", "10.99.0.1/32", "dev", "lo", namespace=cable.namespace)
         with inside(cable.namespace):
@@ -180,6 +181,7 @@ class TestUser:
         finally:
             broker.close()
 
+    @pytest.mark.once
     def test_does_not_keep_a_second_copy_from_being_refused(self, cable, tmp_path):
         with Live(tmp_path, cable, "--user", "nobody") as live:
             second = Live(tmp_path, cable)
@@ -188,12 +190,14 @@ class TestUser:
             assert "(user nobody)" in second.said
             assert live.process.poll() is None
 
+    @pytest.mark.once
     def test_writes_the_file_of_records_that_was_opened_before(self, cable, tmp_path):
         with Live(tmp_path, cable, "--user", "nobody", sink=f"file:{tmp_path / 'records'}") as live:
             live.exchange()
             assert live.stop() == 0, live.said
         assert json.loads((tmp_path / "records").read_text())["url"]["original"] == "/1"
 
+    @pytest.mark.once
     def test_may_not_reach_the_folder_of_the_log_and_says_so(self, cable, tmp_path):
         (tmp_path / "logs").mkdir(mode=0o700)
         log = tmp_path / "logs" / "log"
@@ -211,6 +215,7 @@ class TestUser:
         assert f"ERROR {log} cannot be opened anew (Permission denied): the log goes on in the old file" in text
         assert "Traceback" not in text + live.said
 
+    @pytest.mark.once
     def test_that_may_not_enter_the_folder_of_the_pidfile_is_told_at_once(self, cable, tmp_path):
         (tmp_path / "guard").mkdir(mode=0o700)
         pidfile = tmp_path / "guard" / "pid"
@@ -232,6 +237,7 @@ class TestUser:
             assert live.stop() == 0, live.said
         assert live.records()[0]["http"]["response"]["body"]["content"] == "packed"
 
+    @pytest.mark.once
     @pytest.mark.parametrize(
         ("user", "code", "says"),
         [
@@ -253,6 +259,7 @@ class TestUser:
         assert not (tmp_path / "records").exists()
         assert live.pidfile.read_bytes() == b""
 
+    @pytest.mark.once
     @needs_setpriv
     @pytest.mark.parametrize(
         ("under", "says"),
@@ -269,6 +276,7 @@ class TestUser:
         assert "Traceback" not in live.said
         assert live.output.read_bytes() == live.pidfile.read_bytes() == b""
 
+    @pytest.mark.once
     @needs_setpriv
     def test_is_for_root_to_change(self, cable, tmp_path):
         tmp_path.chmod(0o777)
@@ -276,6 +284,7 @@ class TestUser:
         assert live.wait() == 77
         assert "only root can change to a user" in live.said
 
+    @pytest.mark.once
     def test_of_a_replay(self, powers, start, tmp_path):
         write_pcap(tmp_path / "a.pcap", Conversation().frames or [(0, bytes(60))])
         running = start("--read", "-", "--user", "nobody", "--log-level", "error")
@@ -286,6 +295,7 @@ class TestUser:
         assert running.wait(LIMIT_SECONDS) == 0
 
 
+@pytest.mark.once
 @needs_network
 @needs_setpriv
 class TestCapabilitiesInsteadOfRoot:
@@ -349,6 +359,7 @@ def ended(pid):
     return state == b"Z"
 
 
+@pytest.mark.once
 @needs_network
 class TestDieWithParent:
     @pytest.mark.parametrize("arguments", [[], ["--user", "nobody"]])
@@ -420,6 +431,7 @@ def packet_sockets(pid):
     return pathlib.Path(f"/proc/{pid}/net/packet").read_text().splitlines()[1:]
 
 
+@pytest.mark.once
 @needs_network
 class TestSystemd:
     @pytest.mark.parametrize("abstract", [True, False])
@@ -529,6 +541,7 @@ def test_the_watchdog_is_told_twice_in_its_period(variables, times):
     assert heard == [b"WATCHDOG=1"] * times
 
 
+@pytest.mark.alone
 def test_a_full_queue_of_systemd_does_not_stop_the_loop():
     name = f"\0http-capture-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
@@ -540,6 +553,7 @@ def test_a_full_queue_of_systemd_does_not_stop_the_loop():
             assert time.monotonic() - before < 1
 
 
+@pytest.mark.once
 class TestUnit:
     @pytest.fixture
     def unit(self):
@@ -595,6 +609,7 @@ class TestUnit:
 # --- The guard, while it runs
 
 
+@pytest.mark.once
 @needs_network
 class TestSelfCheck:
     @pytest.mark.slow

@@ -19,6 +19,7 @@ from http_capture.config.settings import KafkaSettings, SinkSettings
 HEADERS = [("id", b"0af7"), ("instance", b"i1"), ("host", b"h"), ("iface", b"eth0"), ("schema", b"1.0")]
 NOBODY = "127.0.0.1:1"  # nothing listens there
 QUICK = {"linger.ms": 1}
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +232,7 @@ def test_open_sink_opens_kafka_where_brokers_are_set(broker):
 FULL = {"queue_buffering_max_messages": 100, "message_timeout_ms": 60000}
 
 
+@pytest.mark.alone
 def test_a_nic_never_waits_for_a_full_queue(cluster, caplog):
     sink = opened(cluster.address, "full", live=True, **FULL)
     cluster.down()
@@ -285,6 +287,7 @@ def test_a_replay_waits_until_there_is_room(cluster):
     assert sorted(consumed(cluster.address, "wait")) == [b"%010d" % number for number in range(1000)]
 
 
+@pytest.mark.alone
 def test_a_replay_asked_to_stop_waits_no_longer(cluster):
     sink = opened(cluster.address, "stop", **FULL)
     cluster.down()
@@ -358,6 +361,7 @@ def test_a_broker_that_comes_back_gets_everything_once(cluster):
     assert sorted(consumed(cluster.address, "back")) == [b"%010d" % number for number in range(4000)]
 
 
+@pytest.mark.alone
 def test_flush_keeps_its_limit_and_close_counts_what_is_left(cluster):
     sink = opened(cluster.address, "limit")
     for number in range(10):
@@ -461,6 +465,7 @@ def failure(kind, address, topic="start", **settings):
     return str(caught.value)
 
 
+@pytest.mark.alone
 def test_no_broker(capfd):
     began = time.monotonic()
     text = failure(UnavailableError, NOBODY, start=1.0)
@@ -507,6 +512,7 @@ def test_a_topic_that_may_not_be_written(cluster):
     assert "does not let this client write to topic 'private'" in text
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "settings",
     [

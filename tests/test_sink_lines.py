@@ -249,6 +249,7 @@ def test_a_pipe_gets_every_line_however_slow_the_reader_for_a_replay(pipe):
     assert got[0] == b"".join(b"%04d" % number + b"x" * 500 + b"\n" for number in range(3000))
 
 
+@pytest.mark.alone
 def test_a_replay_asked_to_stop_waits_no_longer(pipe):
     sink = lines.Lines(pipe[1], "pipe", live=False)
     threading.Timer(0.3, setattr, (sink, "waits", False)).start()
@@ -263,6 +264,7 @@ def test_a_replay_asked_to_stop_waits_no_longer(pipe):
     assert balanced(sink).undelivered == {"closed": 3000 - sink.stats().delivered}
 
 
+@pytest.mark.alone
 def test_a_nic_never_waits_for_a_reader(pipe, monkeypatch):
     monkeypatch.setattr(lines, "WAITING_BYTES", 1 << 20)
     sink = lines.Lines(pipe[1], "pipe", live=True)
@@ -300,6 +302,7 @@ def test_a_record_larger_than_all_that_may_wait_is_still_written(pipe, monkeypat
     assert sink.flush(1) == 0
 
 
+@pytest.mark.alone
 def test_lines_come_within_100_ms_of_polling(pipe):
     sink = lines.Lines(pipe[1], "pipe", live=True)
     sink.poll()

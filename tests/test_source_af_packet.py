@@ -400,6 +400,7 @@ def exchange(cable: Pair, frames: list[bytes], **settings: object) -> tuple[list
     return [frame[0] for frame in got], source
 
 
+@pytest.mark.alone
 @needs_network
 class TestNic:
     def test_frames_are_read_byte_for_byte(self, cable: Pair) -> None:

@@ -651,6 +651,7 @@ def test_standard_input(packing: str, step: int) -> None:
     assert source.stats().damaged == 0
 
 
+@pytest.mark.alone
 def test_standard_input_gives_what_is_there_and_keeps_to_the_time() -> None:
     ours, theirs = os.pipe()
     source = PcapFiles(("-",), stdin_fd=ours)

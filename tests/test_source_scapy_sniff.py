@@ -38,6 +38,7 @@ def drain(source: ScapySniff, count: int, seconds: float = 5.0) -> list[tuple[by
     return frames
 
 
+@pytest.mark.alone
 @needs_network
 class TestNic:
     def test_frames_are_read_byte_for_byte(self, cable: Pair) -> None:

@@ -577,6 +577,7 @@ def command(pair, *arguments):
         )  # fmt: skip
 
 
+@pytest.mark.alone
 @needs_network
 class TestLive:
     @pytest.mark.skipif(shutil.which("tcpreplay") is None, reason="needs tcpreplay")

@@ -54,6 +54,7 @@ def test_memory(tmp_path: Path) -> None:
     assert said.count("short x") == 3
 
 
+@pytest.mark.alone
 @needs_network
 @pytest.mark.skipif(shutil.which("tcpreplay") is None, reason="tcpreplay is not installed")
 def test_live(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from scapy.layers.inet import IP, TCP  # type: ignore[attr-defined]
 from scapy.utils import PcapReader  # type: ignore[attr-defined]
 
 PROGRAM = Path(__file__).with_name("generate.py")
+pytestmark = pytest.mark.once
 
 
 def load() -> ModuleType:

@@ -61,6 +61,7 @@ def test_all_is_well(holder, pidfile):
     assert (pidfile.read_bytes(), pidfile.stat().st_mtime_ns) == before
 
 
+@pytest.mark.alone
 def test_it_takes_microseconds(pidfile, nic, record_property):
     held = guard.acquire(str(pidfile), [nic], instance="i", command=["c"])
     took = []

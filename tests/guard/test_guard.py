@@ -145,6 +145,7 @@ def test_json_of_anything():
     assert json.loads(line) == value
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_refusal_is_fast(start, pidfile, nic, record_property):
     assert start(pidfile, nic).wait().held

@@ -113,6 +113,7 @@ def test_what_is_no_pidfile_is_refused(start, path, make, reason):
     assert tree(path.parent) == before
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("make", [make for make, _ in REFUSED], ids=[reason for _, reason in REFUSED])
 def test_refusing_does_not_wait(path, make):
     make(path)

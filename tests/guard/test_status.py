@@ -302,6 +302,7 @@ def test_a_stopped_one(start, pidfile, nic):
     assert (seen.code, seen.holder.pid, seen.holder.stopped) == (0, holder.pid, True)
 
 
+@pytest.mark.alone
 def test_a_squatter_is_no_copy(pidfile, nic, child):
     def squat():
         bound = socket.socket(socket.AF_UNIX)
