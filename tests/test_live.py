@@ -466,7 +466,6 @@ def heavy(count: int) -> list[tuple[int, bytes]]:
 
 
 @needs_network
-@pytest.mark.alone
 @pytest.mark.skipif(shutil.which("tcpreplay") is None, reason="needs tcpreplay")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_more_than_can_be_held_costs_whole_connections(cable: Pair, tmp_path: pathlib.Path, workers: int) -> None:
