@@ -28,6 +28,7 @@ _SYN = cython.declare(cython.int, 0x02)
 _ACK = cython.declare(cython.int, 0x10)
 _AHEAD = cython.declare(cython.Py_ssize_t, 6)  # frames
 _MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
+_HALF = cython.declare(cython.ulonglong, 0xFFFFFFFF)
 
 
 @cython.cfunc
@@ -159,7 +160,7 @@ class FrameLoop:
         if number >> 32 != self.number:
             self.elsewhere += 1
             return True
-        if number & 0xFFFFFFFF < self.kept:
+        if number & _HALF < self.kept:
             return False
         self.shed += 1
         self.shed_bytes += segment.payload_end - segment.payload_start
