@@ -369,7 +369,7 @@ def _teredo(
     if (
         u32(octets, at + 8) != 0x20010000
         and u32(octets, at + 24) != 0x20010000
-        and u32(octets, at + 8) & 0xFFC00000 != 0xFE800000
+        and u16(octets, at + 8) & 0xFFC0 != 0xFE80
     ):
         return _UNSUPPORTED
     return outer.found(_TEREDO, at, _IP, -1, False)
