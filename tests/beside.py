@@ -17,12 +17,23 @@ END_SECONDS = 20
 
 def main(first: str, second: str) -> int:
     began = time.monotonic()
+    asked: list[int] = []
+    both_run = False
+
+    def end(number: int, frame: object) -> None:
+        asked.append(number)
+        if both_run:  # one that was just started, and that nothing here knows yet, would be left behind
+            sys.exit(128 + number)
+
     for number in (signal.SIGTERM, signal.SIGINT):  # also where whoever started this ignores them
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
+        signal.signal(number, end)
     print(f"== beside each other: {first} | {second}", flush=True)
     with tempfile.TemporaryFile() as said:
         try:
             with ended(second, stdout=said, stderr=subprocess.STDOUT) as behind, ended(first) as before:
+                both_run = True
+                if asked:
+                    sys.exit(128 + asked[0])
                 before.wait()
                 while behind.poll() is None:
                     print(f"== {time.monotonic() - began:.0f} s; still running: {second}", flush=True)
