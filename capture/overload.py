@@ -20,7 +20,7 @@ NS = 1_000_000_000
 LEAST_ROOM = 7  # blocks; a shorter ring is full and empty again too fast to be a measure
 MOST_READ = 8
 MARGIN = 0.9
-LEAST = ALL >> 10  # of the share
+LEAST = ALL >> 5  # of the share: below it most of the time goes into frames of which nothing is kept
 PAUSE_NS = NS
 LONGEST_PAUSE_NS = 60 * NS
 SAY_NS = 10 * NS
@@ -48,7 +48,7 @@ class Overload:
 
     def step(self, waiting: int, room: int, now_ns: int) -> int:
         """One block was read, and now so many wait, of so many that can. `now_ns`: the time of the frames. Returns the
-        share, 1/1024 of ALL to ALL."""
+        share, LEAST to ALL."""
         if room >= LEAST_ROOM and 2 * waiting > room:
             self._cut(waiting, room)
             self._quiet_since_ns = now_ns
@@ -61,7 +61,7 @@ class Overload:
             if self.share >= self._too_much:
                 self._pause_ns = max(PAUSE_NS, self._pause_ns // 2)
             if self.share < ALL:
-                self.share = min(ALL, self.share + self.share // 10 + LEAST)
+                self.share = min(ALL, self.share + self.share // 10 + 1)
                 self._raised = True
         return self.share
 
