@@ -173,11 +173,12 @@ cdef extern from *:
         return to + 8 + (size_t)__builtin_popcountll(set);
     }
 
-    /* hc_text of the whole blocks of 32 bytes in at least 64. A block with one special byte is written twice, once from behind that byte, for
-       which what follows the block is read; one with more is spread out by the table, without a branch for each. */
+    /* hc_text of the whole blocks of 32 bytes in at least 64. A block with one special byte is written twice, once from
+       behind that byte, for which what follows the block is read; one with more is spread out by the table, without a
+       branch for each. */
     HC_WIDE static unsigned char *hc_text_wide(unsigned char *to, const unsigned char *from, Py_ssize_t length) {
-        /* By their low four bits: the special bytes with a letter, which all differ in them (form feed is rare, and left out),
-           and the letters. The 1 is one that no byte with these bits is equal to. */
+        /* By their low four bits: the special bytes with a letter, which all differ in them (form feed is rare, and left
+           out), and the letters. The 1 is one that no byte with these bits is equal to. */
         const __m256i lettered = _mm256_broadcastsi128_si256(_mm_setr_epi8(
             1, 0, 0x22, 0, 0, 0, 0, 0, 8, 9, 10, 0, 0x5C, 13, 0, 0));
         const __m256i letters = _mm256_broadcastsi128_si256(_mm_setr_epi8(
