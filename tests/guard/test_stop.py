@@ -1,5 +1,6 @@
 """Stopping the holder, and nobody else: real processes, real signals."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -35,7 +36,7 @@ def program():
     def begin(code, *arguments, before=(), **environment):
         process = subprocess.Popen(
             [*before, sys.executable, "-c", code, *map(str, arguments)],
-            stdout=subprocess.PIPE, env=ENVIRONMENT | environment,
+            stdout=subprocess.PIPE, env=ENVIRONMENT | environment, process_group=0,
         )  # fmt: skip
         started.append(process)
         assert process.stdout.readline() == b"held\n"
@@ -43,7 +44,8 @@ def program():
 
     yield begin
     for process in started:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # a child of it too, which may outlive it and has its pipe
         process.communicate()
 
 
