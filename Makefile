@@ -123,7 +123,7 @@ mutations: .venv/installed-test
 
 test-compiled: .venv-wheel/installed
 	@echo '== tests, compiled wheel $(PART)'
-	@$(PYTEST_COMPILED) -m 'not broker $(PART)' $(ARGS) $(CURDIR)/tests
+	@$(PYTEST_COMPILED) -m 'not broker and not plain $(PART)' $(ARGS) $(CURDIR)/tests
 
 kafka-jars: $(KAFKA_LIB)/fetched
 

@@ -24,11 +24,11 @@ LIMIT = 60  # seconds that anything may take on a busy machine before the test f
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The guard has no compiled module: all of its tests are run on the wheel only, and each again by the mutations."""
+    """The guard has no compiled module: its tests are run uncompiled only, beside the building of the wheel."""
     folder = pathlib.Path(__file__).parent
     for item in items:
         if folder in item.path.parents:
-            item.add_marker(pytest.mark.once)
+            item.add_marker(pytest.mark.plain)
 
 
 class Start:

@@ -52,7 +52,6 @@ def nothing_is_left(mark):
 
 @pytest.mark.root
 @pytest.mark.slow
-@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("what", ["test_guard.py", "test_stop.py", "test_verify.py"])
 def test_nothing_is_left_behind(root, tmp_path, tests_of, number, what):
@@ -70,7 +69,6 @@ def test_nothing_is_left_behind(root, tmp_path, tests_of, number, what):
 
 
 @pytest.mark.root
-@pytest.mark.once
 def test_nobody_waits_for_the_child_of_a_copy(root, tests_of):
     """It has the pipe of the copy, and would keep it for a minute."""
     mark = str(uuid.uuid4())
