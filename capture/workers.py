@@ -48,14 +48,15 @@ from .sink import SharedSink
 from .source import EndOfInput, Source, SourceStats
 from .source.af_packet import BLOCK_CAPACITY, AfPacket
 from .source.block import INDEX_BYTES, Block, Buffer
-from .source.pcap_file import BUFFER_BYTES, PcapFiles
+from .source.pcap_file import PcapFiles
 from .stats import Ledger, Share, merged
 
 log = logging.getLogger("http_capture")
 
 RING_SLOTS = 64
-SLOTS = 16
-SMALLEST_FRAME_BYTES = 16  # of a frame with its header in a capture file: so a slot never has more than fit its block
+SLOTS = 8
+SLOT_BYTES = 1 << 20  # more than one process reads at a time: each block costs all of them some waking
+SLOT_FRAMES = 16384  # of 64 bytes, with their headers
 HEADER_BYTES = 64  # of a slot; a cache line
 REPORT_BYTES = 64 << 10
 REPORT_SECONDS = 1.0
@@ -225,8 +226,8 @@ class Fanout:
         count = settings.workers.count
         ring = source.lend_many() if isinstance(source, AfPacket) else None
         slots = min(RING_SLOTS, settings.source.ring_block_count) if ring is not None else SLOTS
-        capacity = BLOCK_CAPACITY if ring is not None else BUFFER_BYTES // SMALLEST_FRAME_BYTES
-        slot_bytes = HEADER_BYTES + INDEX_BYTES * capacity + (BUFFER_BYTES if ring is None else 0)
+        capacity = BLOCK_CAPACITY if ring is not None else SLOT_FRAMES
+        slot_bytes = HEADER_BYTES + INDEX_BYTES * capacity + (SLOT_BYTES if ring is None else 0)
         report_bytes = 8 + 2 * REPORT_BYTES
         memory = memoryview(mmap.mmap(-1, count * report_bytes + slots * slot_bytes))
         self._workers = [_Worker(1 + i, memory[i * report_bytes :][:report_bytes]) for i in range(count)]
