@@ -12,6 +12,7 @@ KAFKA_LIB := tests/kafka/target/lib
 MAKEFLAGS += --no-print-directory
 unexport PYTHONPATH
 unexport HTTP_CAPTURE_EXTENSIONS
+unexport HTTP_CAPTURE_PROFILE
 PYTEST_COMPILED = mkdir -p build/compiled && cd build/compiled && \
 	HTTP_CAPTURE_TESTED=compiled ../../.venv-wheel/bin/pytest -c ../../pyproject.toml --rootdir ../.. \
 	-o cache_dir=build/compiled/.pytest_cache
@@ -30,7 +31,7 @@ help:
 	@echo 'make test-uncompiled, make test-compiled'
 	@echo '                   one of the two runs; ARGS="-k name" goes to pytest'
 	@echo 'make mutations     takes each step of the guard out and expects a test to fail (needs root); ARGS="--list" shows them'
-	@echo 'make wheel         dist/: source archive, and from it the compiled wheel; .venv-wheel has it installed'
+	@echo 'make wheel         dist/: source archive, and from it the compiled wheel, with a profile (gcc); .venv-wheel has it'
 	@echo 'make bench         speed against tcpdump and httpry on generated captures; ARGS="--peers" adds the slow ones'
 	@echo 'make bench-live, make bench-kafka, make bench-memory, make bench-uncompiled'
 	@echo '                   a NIC at full speed; a real Kafka; memory, growth, starts; without a compiler, against scapy'
@@ -63,13 +64,13 @@ python:
 	@touch .venv/installed $@
 
 # The wheel is built from the source archive and not from the tree, so the archive is complete.
-build/wheel-built: $(SOURCES) pyproject.toml setup.py MANIFEST.in README.md | .venv/installed-test
+build/wheel-built: $(SOURCES) pyproject.toml setup.py MANIFEST.in README.md tests/bench/training.py | .venv/installed-test
 	@echo '== source archive and compiled wheel'
 	@mkdir -p build && rm -rf dist *.egg-info
 	@HTTP_CAPTURE_EXTENSIONS=skip .venv/bin/python -m build --sdist --outdir dist . >build/sdist.log 2>&1 || { cat build/sdist.log >&2; exit 1; }
 	@rm -rf *.egg-info
-	@HTTP_CAPTURE_EXTENSIONS=require DIST_EXTRA_CONFIG=$(CURDIR)/.ci/build.cfg \
-		.venv/bin/$(PIP) wheel --no-deps --wheel-dir dist dist/*.tar.gz
+	@HTTP_CAPTURE_EXTENSIONS=require HTTP_CAPTURE_PROFILE=$(CURDIR)/.venv/bin/python \
+		DIST_EXTRA_CONFIG=$(CURDIR)/.ci/build.cfg .venv/bin/$(PIP) wheel --no-deps --wheel-dir dist dist/*.tar.gz
 	@touch $@
 
 .venv-wheel/installed: build/wheel-built

@@ -38,6 +38,21 @@ def classes(module):
 # --- how it is built
 
 
+def build(folder, compiler, **settings):
+    """Compiles two of the hot modules into folder/out, without optimisation: nothing of it is run."""
+    parts = [f"capture/{name}.{kind}" for name in ("source/block", "sink/null") for kind in ("py", "pxd")]
+    for name in ("setup.py", *parts):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    cc = folder / "cc"
+    cc.write_text(f'#!/bin/sh\n{compiler} "$@" -O0\n')
+    cc.chmod(0o755)
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "out"], cwd=folder, text=True, timeout=300,
+        env=environment(CC=str(cc), **settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
 @pytest.mark.once
 @pytest.mark.parametrize(
     ("mode", "compiler", "ends_well", "compiled"),
@@ -50,20 +65,30 @@ def classes(module):
     ],
 )
 def test_hot_modules_are_compiled_all_or_none(tmp_path, mode, compiler, ends_well, compiled):
-    parts = [f"capture/{name}.{kind}" for name in ("source/block", "sink/null") for kind in ("py", "pxd")]
-    for name in ("setup.py", *parts):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, tmp_path / name)
-    cc = tmp_path / "cc"
-    cc.write_text(f'#!/bin/sh\n{compiler} "$@" -O0\n')  # nothing of it is run
-    cc.chmod(0o755)
-    build = subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", "out"], cwd=tmp_path, text=True, timeout=300,
-        env=environment(HTTP_CAPTURE_EXTENSIONS=mode, CC=str(cc)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert (build.returncode == 0) == ends_well, build.stdout
+    done = build(tmp_path, compiler, HTTP_CAPTURE_EXTENSIONS=mode)
+    assert (done.returncode == 0) == ends_well, done.stdout
     assert len(list(tmp_path.glob("out/**/*.so"))) == (2 if compiled else 0)
-    assert ("plain Python, which is slower" in build.stdout) == (mode == "auto" and not compiled)
+    assert ("plain Python, which is slower" in done.stdout) == (mode == "auto" and not compiled)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("mode", "compiler", "training", "ends_well", "said"),
+    [
+        ("require", "case $* in *--version*) exit ;; esac; exec cc", "true", True, "the compiler is not gcc"),
+        ("require", "exec cc", "false", False, "no profile, as the training failed"),
+        ("require", "exec cc", "true", False, "the training did not run all"),
+        ("auto", "exec cc", "false", True, "no profile, as the training failed"),
+    ],
+)
+def test_without_a_profile_it_is_compiled_plainly_or_not_at_all(tmp_path, mode, compiler, training, ends_well, said):
+    """`make wheel` is the build that has one."""
+    done = build(tmp_path, compiler, HTTP_CAPTURE_EXTENSIONS=mode, HTTP_CAPTURE_PROFILE=training)
+    assert (done.returncode == 0) == ends_well, done.stdout
+    assert said in done.stdout
+    made = [path.read_bytes() for path in tmp_path.glob("out/**/*.so")]
+    assert len(made) == (2 if ends_well else 0)
+    assert not any(b"-fprofile" in content or b"gcov" in content for content in made)
 
 
 # --- what is in the package
@@ -170,6 +195,14 @@ def test_compiled_classes_have_c_attributes(name):
                 seen = field.startswith(("public ", "readonly "))
                 for name in (part.split()[-1] for part in field.split(",")):
                     assert hasattr(made, name) == seen, f"{kind}.{name}"
+
+
+@pytest.mark.skipif(TESTED != "compiled", reason="not the compiled package")
+@pytest.mark.parametrize("name", HOT)
+def test_compiled_modules_have_a_profile(name):
+    """Of `make wheel`: gcc leaves its switches in the module, see setup.py. Another compiler cannot use one."""
+    content = pathlib.Path(importlib.import_module(name).__file__).read_bytes()
+    assert b"-fprofile-use" in content or b"clang version" in content
 
 
 @pytest.mark.skipif(TESTED == "compiled", reason="the compiled package")

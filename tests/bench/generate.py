@@ -75,13 +75,15 @@ class Exchange(NamedTuple):
     chunked: bool
 
 
-def exchanges(name: str, *, frames: int | None = None, count: int | None = None) -> Iterator[Exchange]:
+def exchanges(
+    name: str, *, frames: int | None = None, count: int | None = None, seed: int = SEED
+) -> Iterator[Exchange]:
     """The exchanges of the capture in the order of their numbers; bounded by frames (default FRAMES) or by count."""
     if name not in ("mixed", "short"):
         raise ValueError(f"no such capture: {name!r}; there are mixed and short")
     if frames is None and count is None:
         frames = FRAMES
-    rng = random.Random(SEED)
+    rng = random.Random(seed)
     if name == "short":
         for number in range(count if count is not None else (frames or 0) // SHORT_FRAMES):
             yield _short(rng, number)
@@ -108,13 +110,14 @@ def write(
     frames: int | None = None,
     count: int | None = None,
     start_seconds: int = START_SECONDS,
+    seed: int = SEED,
 ) -> tuple[int, int]:
     """Writes the capture, its first frame at `start_seconds` of the epoch. Returns (frames, exchanges)."""
     written = made = 0
 
     def counted() -> Iterator[Exchange]:
         nonlocal made
-        for exchange in exchanges(name, frames=frames, count=count):
+        for exchange in exchanges(name, frames=frames, count=count, seed=seed):
             made += 1
             yield exchange
 
@@ -123,7 +126,7 @@ def write(
         pieces: list[bytes] = []
         clock_ns = start_seconds * 1_000_000_000
         header = struct.Struct("<IIII").pack
-        for frame in _interleave(name, counted()):
+        for frame in _interleave(name, counted(), seed):
             size = len(frame)
             clock_ns += (size + 24) * 8  # preamble, checksum and gap of Ethernet take 24 bytes of time
             pieces.append(header(clock_ns // 1_000_000_000, clock_ns // 1000 % 1_000_000, size, size))
@@ -437,9 +440,9 @@ def _halves(exchange: Exchange) -> tuple[_Half, _Half]:
     return client, server
 
 
-def _interleave(name: str, plan: Iterator[Exchange]) -> Iterator[bytes]:
+def _interleave(name: str, plan: Iterator[Exchange], seed: int) -> Iterator[bytes]:
     """The frames of all connections, as they mix on a wire. Within a connection the order is kept."""
-    rng = random.Random(SEED + 2)
+    rng = random.Random(seed + 2)
     if name == "short":
         yield from _rotate(rng, (_short_connection(exchange) for exchange in plan), SHORT_ACTIVE)
         return
