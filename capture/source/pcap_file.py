@@ -7,7 +7,7 @@ name.
 All that can be checked before the first frame is checked when the source is made. A file that turns out to be cut off
 or damaged later on gives the frames before the damage, counts as damaged, and the next file follows.
 
-Memory is the same for any size of file: one buffer of 1 MiB (up to 16 MiB while a pcapng block that large is read).
+Memory is the same for any size of file: one buffer of 384 KiB (up to 16 MiB while a pcapng block that large is read).
 """
 
 import errno
