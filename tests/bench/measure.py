@@ -112,7 +112,7 @@ def run(
     arguments: Sequence[str],
     core: int | str,
     *,
-    feed: Callable[[BinaryIO], None] | None = None,
+    feed: Callable[[BinaryIO, Callable[[], float]], None] | None = None,
     output: int | BinaryIO = subprocess.DEVNULL,
     limit_seconds: float | None = None,
     until: str = "",
@@ -122,8 +122,9 @@ def run(
 ) -> Run:
     """Runs a program pinned to the core. Its exit code must be one of `allowed`, unless it was ended for its time.
 
-    `feed` writes its standard input. `until`: it does not end by itself; once this text is on its standard error, and
-    it uses no more CPU, it is asked to end, and the time is up to when it last used some."""
+    `feed` writes its standard input; it is also given what tells the CPU time that the program has used so far.
+    `until`: it does not end by itself; once this text is on its standard error, and it uses no more CPU, it is asked to
+    end, and the time is up to when it last used some."""
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -142,7 +143,7 @@ def run(
                 fcntl.fcntl(process.stdin, fcntl.F_SETPIPE_SZ, 1 << 20)  # fewer turns between writer and reader
                 try:
                     with process.stdin:
-                        feed(process.stdin)
+                        feed(process.stdin, lambda: _cpu_seconds(process.pid))
                 except BrokenPipeError:
                     pass  # it has ended: its exit code says why
             _, status, usage = os.wait4(process.pid, 0)
@@ -163,6 +164,11 @@ def run(
     cpu = usage.ru_utime + usage.ru_stime
     code = 0 if watch.seen_at else process.returncode
     return Run(seconds, cpu, peak.bytes, text, watch.timed_out, code, tuple(peak.threads.values()))
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of its main thread."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 class _Peak(threading.Thread):
@@ -394,14 +400,15 @@ class Copies:
             with memoryview(content)[len(PCAP_HEADER) :] as view:
                 yield view
 
-    def write(self, count: int, out: BinaryIO) -> None:
-        """That many copies, as one capture."""
+    def write(self, count: int, out: BinaryIO, each: Callable[[], None] = lambda: None) -> None:
+        """That many copies, as one capture; after each of them, `each()`."""
         if count > self._most:
             fail(f"no more than {self._most} copies can be made")
         self._number = 0
         out.write(PCAP_HEADER)
         for view in self:
             out.write(view)
+            each()
             if self._number == count:
                 return
 
