@@ -46,7 +46,7 @@ cdef class Encoder:
     cdef int _fields(self, bytes head, Py_ssize_t start) except? -1
     cdef int _field_value(self, bytes head, int i) except? -1
     cdef int _url(self, Message request, bytes host) except? -1
-    cdef int _target(self, bytes target, Py_ssize_t start, Py_ssize_t end, Py_ssize_t original, bint same) except? -1
+    cdef int _target(self, bytes target, Py_ssize_t start, Py_ssize_t end, bint same) except? -1
     cdef tuple _site(self, bytes scheme, bytes authority)
     cdef bint _suspicious(self, bytes pairs, Py_ssize_t at) noexcept
     cdef int _body(self, Message message) except? -1

@@ -30,6 +30,7 @@ if cython.compiled:
         again,
         copied,
         decimal,
+        digits,
         field_name,
         find,
         mark,
@@ -53,6 +54,7 @@ else:
         again,
         copied,
         decimal,
+        digits,
         field_name,
         find,
         mark,
@@ -818,7 +820,7 @@ class Encoder:
         end: cython.Py_ssize_t = len(target)
         mark: cython.Py_ssize_t
         original: cython.Py_ssize_t
-        same: cython.bint  # the target stands in JSON as it is: what is put again of it is copied
+        same: cython.bint  # the target stands in JSON as it is
         site: tuple = None
         if request.method == b"CONNECT":
             target = self._clean_authority(target)
@@ -845,7 +847,7 @@ class Encoder:
             site = self._site(scheme, authority)
             if scheme is not None and site[2]:
                 self._put(site[2])
-                self._target(target, begin, end, original, same)
+                self._target(target, begin, end, same)
             self._put(site[3])
         elif scheme is not None:
             literal(self, b',"scheme":')
@@ -853,21 +855,18 @@ class Encoder:
         mark = find(octets, 63, begin, end)
         if mark > begin:
             literal(self, b',"path":"')
-            self._target(target, begin, mark, original, same)
+            self._target(target, begin, mark, same)
         if mark < end:
             literal(self, b',"query":"')
-            self._target(target, mark + 1, end, original, same)
+            self._target(target, mark + 1, end, same)
         return literal(self, b"},")
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _target(
-        self, target: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t, original: cython.Py_ssize_t,
-        same: cython.bint,
-    ) -> cython.int:  # fmt: skip
-        """target[start:end] and a quote; `same`: it stands from `original` on."""
+    def _target(self, target: bytes, start: cython.Py_ssize_t, end: cython.Py_ssize_t, same: cython.bint) -> cython.int:
+        """target[start:end] and a quote; `same`: it stands in JSON as it is."""
         if same:
-            self._again(original + start, original + end)
+            self._part(target, start, end)
         else:
             self._text(target, start, end)
         return literal(self, b'"')
@@ -1121,27 +1120,19 @@ class Encoder:
     def _time(self, ns: cython.longlong) -> cython.int:
         """RFC 3339 in UTC; nine digits, or six where the time is whole microseconds."""
         rest: cython.longlong = ns - self.second_ns
-        end: cython.Py_ssize_t
-        at: cython.Py_ssize_t
-        out: Room
+        count: cython.int = 9
         if rest < 0 or rest >= 1_000_000_000 or self.second_ns < 0:
             self.second_ns = ns // 1_000_000_000 * 1_000_000_000
             self.second = _second(ns // 1_000_000_000)
             rest = ns - self.second_ns
         self._put(self.second)
-        end = self.at + 9
         if rest % 1000 == 0:
             rest //= 1000
-            end = self.at + 6
+            count = 6
         self._reserve(10)
-        out = self.room
-        at = end
-        while at > self.at:
-            at -= 1
-            out[at] = 48 + rest % 10
-            rest //= 10
-        out[end] = 90
-        self.at = end + 1
+        digits(self.room, self.at, rest, count)
+        self.room[self.at + count] = 90
+        self.at += count + 1
         return 0
 
     @cython.cfunc

@@ -334,26 +334,33 @@ cdef extern from *:
         return total;
     }
 
-    /* Two digits at a time, from the end. Writes 20 bytes, however many of them are digits. */
-    static inline unsigned char *hc_decimal(unsigned char *to, uint64_t value) {
-        static const char pairs[] =
-            "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748495051"
-            "52535455565758596061626364656667686970717273747576777879808182838485868788899091929394959697989900";
-        unsigned char digits[40];
-        int at = 20;
-        while (value >= 100) {
-            at -= 2;
-            memcpy(digits + at, pairs + 2 * (value % 100), 2);
+    static const char hc_pairs[] =
+        "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142434445464748495051"
+        "52535455565758596061626364656667686970717273747576777879808182838485868788899091929394959697989900";
+
+    /* So many digits, with zeros in front, two at a time from the end. */
+    static inline void hc_digits(unsigned char *to, uint64_t value, Py_ssize_t count) {
+        while (count > 1) {
+            count -= 2;
+            memcpy(to + count, hc_pairs + 2 * (value % 100), 2);
             value /= 100;
         }
-        if (value >= 10) {
-            at -= 2;
-            memcpy(digits + at, pairs + 2 * value, 2);
-        } else {
-            digits[--at] = (unsigned char)(48 + value);
-        }
-        memcpy(to, digits + at, 20);
-        return to + (20 - at);
+        if (count > 0)
+            *to = (unsigned char)(48 + value % 10);
+    }
+
+    /* Nothing that was written is read again: what follows would wait for that. */
+    static inline unsigned char *hc_decimal(unsigned char *to, uint64_t value) {
+        static const uint64_t powers[20] = {
+            0, 10, 100, 1000, 10000, 100000, 1000000, 10000000, 100000000, 1000000000, UINT64_C(10000000000),
+            UINT64_C(100000000000), UINT64_C(1000000000000), UINT64_C(10000000000000), UINT64_C(100000000000000),
+            UINT64_C(1000000000000000), UINT64_C(10000000000000000), UINT64_C(100000000000000000),
+            UINT64_C(1000000000000000000), UINT64_C(10000000000000000000)};
+        Py_ssize_t count = 1;
+        while (count < 20 && value >= powers[count])
+            count++;
+        hc_digits(to, value, count);
+        return to + count;
     }
     """
     void hc_prefetch(const unsigned char *place) nogil
@@ -364,6 +371,7 @@ cdef extern from *:
     unsigned long long hc_mark(const unsigned char *source, Py_ssize_t length) nogil
     Py_ssize_t hc_controls(const unsigned char *source, Py_ssize_t length) nogil
     unsigned char *hc_decimal(unsigned char *to, unsigned long long value) nogil
+    void hc_digits(unsigned char *to, unsigned long long value, Py_ssize_t count) nogil
 
 cdef inline int u16(Octets octets, Py_ssize_t at) noexcept:
     return octets[at] << 8 | octets[at + 1]
@@ -446,3 +454,6 @@ cdef inline int mark(Octets octets, Py_ssize_t start, Py_ssize_t end) noexcept:
 
 cdef inline Py_ssize_t decimal(Room room, Py_ssize_t at, unsigned long long value) noexcept:
     return hc_decimal(room + at, value) - room
+
+cdef inline void digits(Room room, Py_ssize_t at, unsigned long long value, Py_ssize_t count) noexcept:
+    hc_digits(room + at, value, count)

@@ -160,11 +160,15 @@ def mark(octets: Octets, start: int, end: int) -> int:
 
 
 def decimal(room: Room, at: int, value: int) -> int:
-    """room[at:] becomes the digits of a number from 0 to 2^64-1; returns where they end. There is room for 20 bytes,
-    all of which may be overwritten."""
-    digits = b"%d" % value
-    room[at : at + len(digits)] = digits
-    return at + len(digits)
+    """room[at:] becomes the digits of a number from 0 to 2^64-1; returns where they end."""
+    text = b"%d" % value
+    room[at : at + len(text)] = text
+    return at + len(text)
+
+
+def digits(room: Room, at: int, value: int, count: int) -> None:
+    """room[at : at + count] becomes the last `count` digits of a number from 0 to 2^64-1, with zeros in front."""
+    room[at : at + count] = (b"%0*d" % (count, value))[-count:]
 
 
 def octets_in(buffer: Buffer) -> Octets:

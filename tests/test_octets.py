@@ -73,6 +73,9 @@ def field_name(bytearray room, Py_ssize_t at, bytes data, Py_ssize_t start, Py_s
 def decimal(bytearray room, Py_ssize_t at, unsigned long long value):
     return octets.decimal(octets.room_of(room), at, value)
 
+def digits(bytearray room, Py_ssize_t at, unsigned long long value, Py_ssize_t count):
+    octets.digits(octets.room_of(room), at, value, count)
+
 def joined(bytes head, bytes data, Py_ssize_t start, Py_ssize_t end):
     return octets.joined(head, octets.octets_of(data), start, end)
 
@@ -299,9 +302,20 @@ def test_decimal(forms):
     for value in values:
         if not 0 <= value < 2**64:
             continue
-        room = bytearray(23)
-        end = forms.decimal(room, 3, value)
-        assert room[3:end] == b"%d" % value
+        for form in (octets, forms):
+            room = bytearray(b"." * 24)
+            end = form.decimal(room, 3, value)
+            assert room == (b"...%d" % value).ljust(24, b"."), value
+            assert end == 3 + len(b"%d" % value)
+
+
+def test_digits(forms):
+    for value in (0, 1, 9, 10, 99, 100, 123_456, 999_999, 1_000_000, 123_456_789, 2**64 - 1):
+        for count in range(1, 21):
+            for form in (octets, forms):
+                room = bytearray(b"." * 24)
+                form.digits(room, 2, value, count)
+                assert room == (b".." + (b"%020d" % value)[-count:]).ljust(24, b"."), (value, count)
 
 
 def test_numbers(forms):

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pathlib
+import platform
 import re
 import shutil
 import subprocess
@@ -203,6 +204,8 @@ def test_compiled_modules_have_a_profile(name):
     """Of `make wheel`: gcc leaves its switches in the module, see setup.py. Another compiler cannot use one."""
     content = pathlib.Path(importlib.import_module(name).__file__).read_bytes()
     assert b"-fprofile-use" in content or b"clang version" in content
+    if platform.machine() == "x86_64":
+        assert b"-mmemcpy-strategy=libcall" in content or b"clang version" in content
 
 
 @pytest.mark.skipif(TESTED == "compiled", reason="the compiled package")
