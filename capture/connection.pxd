@@ -2,6 +2,7 @@
 # A flag is a char: a bint takes four bytes, and there may be a million of each object.
 
 from http_capture.capture.decode cimport Segment
+from http_capture.capture.octets cimport prefetch_object
 from http_capture.capture.reassembly cimport Reassembly, Stream
 
 cdef class Connection:
@@ -22,8 +23,14 @@ cdef class Connection:
     cdef int set_up(self) except? -1
     cpdef int leave(self) except? -1
 
+cdef inline void prefetch_parts(Connection connection) noexcept:
+    prefetch_object(<void *>connection.forward)
+    prefetch_object(<void *>connection.backward)
+    prefetch_object(<void *>connection.application)
+
 cdef class Application:
     cpdef int open(self, Connection connection) except? -1
+    cpdef int prefetch(self, Connection connection) except? -1
     cpdef int left(self, Connection connection) except? -1
 
 cdef class ConnectionTable:
@@ -33,7 +40,7 @@ cdef class ConnectionTable:
     cdef public long long segments, data, control, untracked, late, ignored
     cdef public long long opened, midstream, resets_ignored, left, collisions
     cdef public list closed
-    cdef public Py_ssize_t active, max_connections
+    cdef public Py_ssize_t active, done, max_connections
     cdef long long reorder_ns
     cdef list timeouts_ns
     cdef list slots, oldest, newest
@@ -43,6 +50,10 @@ cdef class ConnectionTable:
     cdef bint from_a
 
     cpdef int segment(self, Segment segment) except? -1
+    cpdef int prefetch_slot(self, Segment segment) except? -1
+    cpdef int prefetch_connection(self, Segment segment) except? -1
+    cpdef int prefetch_streams(self, Segment segment) except? -1
+    cpdef int prefetch_consumers(self, Segment segment) except? -1
     cpdef int shed(self, Segment segment) except? -1
     cpdef int tick(self, long long now_ns) except? -1
     cpdef int shutdown(self) except? -1

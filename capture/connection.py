@@ -13,7 +13,7 @@ its number; that stream ends when its peer has ended, or with the connection.
 
 Invariants:
 - A connection is in the chain of its slot, in exactly one of the three queues (by age: oldest first), and counted in
-  `active`, or in none of them.
+  `active`, or in none of them. Those of them that are done are counted in `done` too.
 - A done connection holds no stream, no buffer and no application.
 - segments = data + control + untracked + late + ignored.
 
@@ -30,12 +30,14 @@ import cython
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.decode import Segment
-    from cython.cimports.http_capture.capture.reassembly import Reassembly, Stream, new_stream
+    from cython.cimports.http_capture.capture.octets import prefetch_item, prefetch_place
+    from cython.cimports.http_capture.capture.reassembly import Reassembly, Stream, new_stream, prefetch_reader
     from cython.cimports.http_capture.capture.seq import advance, difference
     from cython.cimports.http_capture.capture.tunnel import Outer
 else:
     from .decode import Segment
-    from .reassembly import Reassembly, Stream, new_stream
+    from .octets import prefetch_item, prefetch_place
+    from .reassembly import Reassembly, Stream, new_stream, prefetch_reader
     from .seq import advance, difference
     from .tunnel import Outer
 
@@ -113,6 +115,12 @@ class Connection:
         return 0
 
 
+if not cython.compiled:  # connection.pxd has the C form
+
+    def prefetch_parts(connection: Connection) -> None:
+        """Streams and application are needed soon."""
+
+
 @cython.cclass
 class Application:
     """Who reads connections: `open` is called once for each, before its first byte, and sets the streams' consumers."""
@@ -120,6 +128,12 @@ class Application:
     @cython.ccall
     @cython.exceptval(-1)
     def open(self, connection: Connection) -> cython.int:
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def prefetch(self, connection: Connection) -> cython.int:
+        """Payload of this connection will come: asks the processor for what it will be read with."""
         return 0
 
     @cython.ccall
@@ -155,7 +169,7 @@ class ConnectionTable:
         self.segments = self.data = self.control = self.untracked = self.late = self.ignored = 0
         self.opened = self.midstream = self.resets_ignored = self.left = self.collisions = 0
         self.closed = [0, 0, 0, 0, 0, 0]
-        self.active = 0
+        self.active = self.done = 0
         self.from_a = False
         keys = [int.from_bytes(os.urandom(8), "little") | 1 for _ in range(11)]
         self.k0, self.k1, self.k2, self.k3, self.k4, self.k5, self.k6, self.k7, self.k8, self.k9, self.k10 = keys
@@ -178,7 +192,7 @@ class ConnectionTable:
             self.now_ns = now_ns
             if now_ns >= self.next_tick_ns:
                 self.tick(now_ns)
-        slot = self._slot(segment)
+        slot = segment.slot if segment.slot >= 0 else self._slot(segment)
         connection = self._find(segment, slot)
         from_a = self.from_a
         if connection is None:
@@ -282,6 +296,43 @@ class ConnectionTable:
             self._leave(connection)
         elif mine.closed and other.closed:
             self._finish(connection, 0)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def prefetch_slot(self, segment: Segment) -> cython.int:
+        """The segment will come: finds its slot. This and the next three ask the processor for what segment() reads of
+        a connection, in an order in which each step needs only what the one before has asked for."""
+        segment.slot = self._slot(segment)
+        prefetch_place(self.slots, segment.slot)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def prefetch_connection(self, segment: Segment) -> cython.int:
+        """The first of its slot, which is nearly always the only one."""
+        prefetch_item(self.slots, segment.slot)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def prefetch_streams(self, segment: Segment) -> cython.int:
+        connection: Connection = self.slots[segment.slot]
+        if connection is not None:
+            prefetch_parts(connection)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def prefetch_consumers(self, segment: Segment) -> cython.int:
+        connection: Connection = self.slots[segment.slot]
+        mine: Stream
+        if connection is not None and connection.forward is not None and segment.payload_length > 0:
+            mine = connection.forward
+            if segment.source_port != connection.a_port or segment.source_low != connection.a_low:
+                mine = connection.backward
+            prefetch_reader(mine)
+            self.application.prefetch(connection)
         return 0
 
     @cython.ccall
@@ -500,6 +551,8 @@ class ConnectionTable:
             before.next_in_slot = connection.next_in_slot
         connection.next_in_slot = None
         self.active -= 1
+        if connection.done:
+            self.done -= 1
         return 0
 
     @cython.cfunc
@@ -806,6 +859,7 @@ class ConnectionTable:
         if connection.done:
             return 0
         connection.done = True
+        self.done += 1
         self.closed[reason] += 1
         self._release(connection)
         # A RST ends it when the frame came, though the window after it may have been noticed much later.

@@ -18,6 +18,7 @@ cdef class Segment:
     cdef public int depth, ip_id, checksum
     cdef public list outers
     cdef public unsigned long long path
+    cdef public long long slot, mark
 
 cdef class Decoder:
     cdef public Segment segment

@@ -160,7 +160,7 @@ def _words(value: cython.ulonglong) -> cython.longlong:
 @cython.final
 @cython.cclass
 class Segment:
-    """One TCP segment, as it lies in a buffer. One object is used again for every frame.
+    """One TCP segment, as it lies in a buffer. A few objects are used again for all frames.
 
     Addresses are 128-bit numbers in two halves (an IPv4 address is the low half). `payload_start:payload_end` are the
     captured bytes in `buffer`; `payload_length` is the length that the headers state, which is more where the frame
@@ -168,6 +168,8 @@ class Segment:
     tunnels around it, outermost first. `path` is 0 without VLAN and tunnel, else a number that only the same ones have.
     `ip_id` is that of the IPv4 header, 0 for IPv6; `checksum` is that of the TCP header, not verified.
     `urgent`: the urgent pointer, with URG only.
+    `slot` is its place in the connection table, `mark` the number by which the mirror's copies are known, -1 where
+    nobody has asked for it yet: they are found ahead of their use, see frame_loop.py.
     """
 
     def __init__(self) -> None:
@@ -185,6 +187,7 @@ class Segment:
         self.outers: list[Outer] = [Outer() for _ in range(MAX_TUNNELS)]
         self.path = 0
         self.ip_id = self.checksum = 0
+        self.slot = self.mark = -1
 
 
 @cython.final
@@ -225,13 +228,16 @@ class Decoder:
         link: cython.longlong = block.links[index]
         ethertype: cython.int
         result: cython.int
-        if self.segment.buffer is not block.buffer:
-            self.segment.buffer = block.buffer
-        self.segment.timestamp_ns = block.timestamps_ns[index]
-        self.segment.vlan = -1
-        self.segment.inner_vlan = -1
-        self.segment.depth = 0
-        self.segment.path = 0
+        segment: Segment = self.segment
+        if segment.buffer is not block.buffer:
+            segment.buffer = block.buffer
+        segment.timestamp_ns = block.timestamps_ns[index]
+        segment.vlan = -1
+        segment.inner_vlan = -1
+        segment.depth = 0
+        segment.path = 0
+        segment.slot = -1
+        segment.mark = -1
         if link == 1 and end - start >= 14:
             ethertype = u16(octets, start + 12)
             if ethertype == 0x0800 or ethertype == 0x86DD:
@@ -261,6 +267,8 @@ class Decoder:
         length: cython.Py_ssize_t = len(payload)
         result: cython.int
         self.segment.buffer = buffer
+        self.segment.slot = -1
+        self.segment.mark = -1
         result = self._transport(octets_in(buffer), 0, length, length)
         if result == 0:
             self.segments += 1

@@ -1,13 +1,9 @@
 # C types of encode.py.
 
 from http_capture.capture.connection cimport Connection
-from http_capture.capture.http.exchange cimport Exchange
+from http_capture.capture.http.exchange cimport Exchange, HttpConnection
 from http_capture.capture.http.message cimport HeaderIndex, Message
 from http_capture.capture.octets cimport Octets, Room
-
-cdef class Identity:
-    cdef public bytes text, key
-    cdef public int hashed_end, source_end, destination_end
 
 cdef class Encoder:
     cdef public bytes key, value, event_id
@@ -55,7 +51,7 @@ cdef class Encoder:
     cdef bytes _clean_authority(self, bytes target)
     cdef bytes _clean_pairs(self, bytes pairs)
     cdef bytes _mime_type(self, bytes content_type)
-    cdef Identity _identify(self, Connection connection, list proxies)
+    cdef int _identify(self, HttpConnection conversation) except? -1
     cdef int _tunnels(self, tuple outers, bint swapped, list proxies) except? -1
     cdef int _address(self, bint v4, unsigned long long high, unsigned long long low) except? -1
     cdef int _packed(self, bint v4, unsigned long long high, unsigned long long low) except? -1

@@ -22,7 +22,7 @@ import msgspec
 if cython.compiled:
     from cython.cimports.http_capture.capture.connection import Connection
     from cython.cimports.http_capture.capture.digest import blake2b_128, sha1_base64
-    from cython.cimports.http_capture.capture.http.exchange import Exchange
+    from cython.cimports.http_capture.capture.http.exchange import Exchange, HttpConnection
     from cython.cimports.http_capture.capture.http.message import HeaderIndex, Message
     from cython.cimports.http_capture.capture.octets import (
         Octets,
@@ -46,7 +46,7 @@ if cython.compiled:
 else:
     from .connection import Connection
     from .digest import blake2b_128, sha1_base64
-    from .http.exchange import Exchange
+    from .http.exchange import Exchange, HttpConnection
     from .http.message import HeaderIndex, Message
     from .octets import (
         Octets,
@@ -114,21 +114,6 @@ def name_table(names: frozenset[bytes]) -> bytes:
 
 @cython.final
 @cython.cclass
-class Identity:
-    """What all records of a connection share, as ready bytes: parts of `text`, each up to the end that is named.
-
-    hashed: what goes into every id; source, destination: address and port; then the Community ID and what else there is
-    of `network`, all three as they stand in the JSON. key: Kafka's. Small, because there is one for each connection."""
-
-    text: bytes
-    key: bytes
-    hashed_end: cython.int
-    source_end: cython.int
-    destination_end: cython.int
-
-
-@cython.final
-@cython.cclass
 class Encoder:
     """Writes records. While `without_bodies`, no content of a body is in them; `bodies_shed` counts those that have
     one less for it. After encode(): `key`, `value`, `headers`, `timestamp_ms`, `event_id` are those of the record."""
@@ -191,8 +176,9 @@ class Encoder:
     @cython.ccall
     def encode(self, exchange: Exchange) -> bytes:
         """The value of the exchange's record."""
-        connection: Connection = exchange.conversation.connection
-        identity: Identity = exchange.conversation.identity
+        conversation: HttpConnection = exchange.conversation
+        connection: Connection = conversation.connection
+        identity: bytes
         request: Message = exchange.request
         response: Message = exchange.response
         first: Message = request if request is not None else response
@@ -206,9 +192,9 @@ class Encoder:
         begin: cython.Py_ssize_t
         end: cython.Py_ssize_t
         self.anomalies = 0
-        if identity is None:
-            identity = self._identify(connection, exchange.conversation.proxies)
-            exchange.conversation.identity = identity
+        if conversation.identity is None:
+            self._identify(conversation)
+        identity = conversation.identity
         if request is not None:
             sent = request.wire_bytes
             gap = request.gap_bytes
@@ -218,7 +204,7 @@ class Encoder:
             if response.last_ns > last_ns:
                 last_ns = response.last_ns
         self.at = 0
-        self._part(identity.text, 0, identity.hashed_end)
+        self._part(identity, 0, conversation.hashed_end)
         self._number(first.seq, 4)
         self._put(first.head)
         self._reserve(64)
@@ -243,11 +229,11 @@ class Encoder:
             literal(self, b',"outcome":"failure","dataset":"http"},"@timestamp":"')
         self._again(begin, end)
         literal(self, b'","source":{"ip":"')
-        self._part(identity.text, identity.hashed_end, identity.source_end)
+        self._part(identity, conversation.hashed_end, conversation.source_end)
         literal(self, b',"bytes":')
         self._integer(sent)
         literal(self, b'},"destination":{"ip":"')
-        self._part(identity.text, identity.source_end, identity.destination_end)
+        self._part(identity, conversation.source_end, conversation.destination_end)
         literal(self, b',"bytes":')
         self._integer(received)
         if connection.ip_version == 4:
@@ -255,7 +241,7 @@ class Encoder:
         else:
             literal(self, b'},"network":{"type":"ipv6"')
         literal(self, b',"transport":"tcp","protocol":"http","community_id":"1:')
-        self._part(identity.text, identity.destination_end, len(identity.text))
+        self._part(identity, conversation.destination_end, len(identity))
         literal(self, b'},"http":{')
         if first.version == 11:
             literal(self, b'"version":"1.1",')
@@ -356,7 +342,7 @@ class Encoder:
         self.value = copied(self.room, 0, self.at)
         self.timestamp_ms = first.first_ns // 1_000_000
         if self.key_kind <= 1:
-            self.key = identity.key
+            self.key = conversation.key
         elif self.key_kind == 2:
             self.key = domain if domain is not None else b""
         else:
@@ -379,9 +365,10 @@ class Encoder:
     # --- parts ---
 
     @cython.cfunc
-    def _identify(self, connection: Connection, proxies: list | None) -> Identity:
+    @cython.exceptval(-1)
+    def _identify(self, conversation: HttpConnection) -> cython.int:
         """What all records of the connection share."""
-        identity: Identity = Identity.__new__(Identity)
+        connection: Connection = conversation.connection
         swapped: cython.bint = connection.client == 2
         v4: cython.bint = connection.ip_version == 4
         source_high: cython.ulonglong = connection.b_high if swapped else connection.a_high
@@ -431,20 +418,20 @@ class Encoder:
         self._put(b":" if v4 else b"]:")
         self._integer(destination_port)
         begin = self.at
-        identity.key = copied(self.room, source, source_end) if self.key_kind == 1 else copied(self.room, 0, begin)
+        conversation.key = copied(self.room, source, source_end) if self.key_kind == 1 else copied(self.room, 0, begin)
         self._packed(v4, source_high, source_low)
         self._number(source_port, 2)
         self._packed(v4, destination_high, destination_low)
         self._number(destination_port, 2)
-        identity.hashed_end = self.at - begin
+        conversation.hashed_end = self.at - begin
         self._again(source, source_end)
         literal(self, b'","port":')
         self._integer(source_port)
-        identity.source_end = self.at - begin
+        conversation.source_end = self.at - begin
         self._again(destination, destination_end)
         literal(self, b'","port":')
         self._integer(destination_port)
-        identity.destination_end = self.at - begin
+        conversation.destination_end = self.at - begin
         self._put(community)
         literal(self, b'"')
         if connection.vlan >= 0:
@@ -455,10 +442,10 @@ class Encoder:
             literal(self, b',"inner":{"vlan":{"id":"')
             self._integer(connection.inner_vlan)
             literal(self, b'"}}')
-        if connection.outers is not None or proxies is not None:
-            self._tunnels(connection.outers, swapped, proxies)
-        identity.text = self._cut(begin)
-        return identity
+        if connection.outers is not None or conversation.proxies is not None:
+            self._tunnels(connection.outers, swapped, conversation.proxies)
+        conversation.identity = self._cut(begin)
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)

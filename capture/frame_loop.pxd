@@ -16,7 +16,14 @@ cdef class FrameLoop:
     cdef readonly unsigned long long kept
     cdef unsigned long long number, key
     cdef bint takes_all
+    cdef public Py_ssize_t many
+    cdef list ring
+    cdef Py_ssize_t first, behind
 
     cpdef int run(self, Block block) except? -1
+    cdef int _decode(self, Block block, Py_ssize_t i) except? -1
+    cdef int _take(self, Segment segment) except? -1
+    cdef int _run_ahead(self, Block block) except? -1
+    cdef int _take_first(self) except? -1
     cdef bint _is_left_out(self, Segment segment) except? -1
     cdef int _fragment(self, long long timestamp_ns) except? -1

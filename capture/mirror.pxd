@@ -8,3 +8,4 @@ cdef class MirrorCopies:
     cdef long long[::1] slots
 
     cpdef bint is_copy(self, Segment segment) except? -1
+    cpdef int prefetch(self, Segment segment) except? -1

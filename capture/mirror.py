@@ -19,10 +19,10 @@ import cython
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.decode import Segment
-    from cython.cimports.http_capture.capture.octets import Octets, octets_in, u64
+    from cython.cimports.http_capture.capture.octets import Octets, octets_in, prefetch_number, u64
 else:
     from .decode import Segment
-    from .octets import Octets, octets_in, u64
+    from .octets import Octets, octets_in, prefetch_number, u64
 
 SLOTS = 1 << 12
 _SLOT_MASK = cython.declare(cython.ulonglong, SLOTS - 1)
@@ -45,16 +45,34 @@ class MirrorCopies:
     @cython.exceptval(-1)
     def is_copy(self, segment: Segment) -> cython.bint:
         """True where this segment has been seen just before. Remembers it."""
-        fingerprint: cython.ulonglong
-        one: cython.ulonglong
         place: cython.Py_ssize_t
         apart_ns: cython.longlong
-        mark: cython.longlong
+        if self.window_ns == 0 or (segment.payload_length == 0 and not segment.flags & 0x07):
+            return False
+        if segment.mark < 0:
+            self.prefetch(segment)
+        place = (segment.mark >> 39 & _SLOT_MASK) * 2
+        if self.slots[place] == segment.mark:
+            apart_ns = segment.timestamp_ns - self.slots[place + 1]
+            if -self.window_ns <= apart_ns <= self.window_ns:
+                self.segments += 1
+                self.payload_bytes += segment.payload_end - segment.payload_start
+                return True
+        self.slots[place] = segment.mark
+        self.slots[place + 1] = segment.timestamp_ns
+        return False
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def prefetch(self, segment: Segment) -> cython.int:
+        """The segment will be asked about soon: finds its mark, and asks the processor for its place."""
+        fingerprint: cython.ulonglong
+        one: cython.ulonglong
         start: cython.Py_ssize_t = segment.payload_start
         end: cython.Py_ssize_t = segment.payload_end
         octets: Octets
         if self.window_ns == 0 or (segment.payload_length == 0 and not segment.flags & 0x07):
-            return False
+            return 0
         octets = octets_in(segment.buffer)
         # Multilinear hashing with secret odd keys (Dietzfelbinger 1996): one word that differs always tells.
         # Each word is put together in 64 bits without a sign: a C int has 32 of them with one.
@@ -81,14 +99,6 @@ class MirrorCopies:
             fingerprint += one * self.k6
         fingerprint &= _MASK
         fingerprint = ((fingerprint ^ fingerprint >> 32) * self.k1) & _MASK
-        place = (fingerprint >> 40 & _SLOT_MASK) * 2
-        mark = fingerprint >> 1  # 63 bits, which a signed number holds
-        if self.slots[place] == mark:
-            apart_ns = segment.timestamp_ns - self.slots[place + 1]
-            if -self.window_ns <= apart_ns <= self.window_ns:
-                self.segments += 1
-                self.payload_bytes += end - segment.payload_start
-                return True
-        self.slots[place] = mark
-        self.slots[place + 1] = segment.timestamp_ns
-        return False
+        segment.mark = fingerprint >> 1  # 63 bits, which a signed number holds
+        prefetch_number(self.slots, (segment.mark >> 39 & _SLOT_MASK) * 2)
+        return 0

@@ -30,6 +30,26 @@ cdef extern from *:
         __builtin_prefetch(from + 64);
     }
 
+    /* By reading it: a prefetch of what no TLB knows the place of does less (measured: a seventh of all time with 20,000
+       connections). Nobody waits for what is read. */
+    static inline void hc_prefetch_number(const long long *place) {
+        (void)*(volatile const long long *)place;
+    }
+
+    static inline void hc_prefetch_place(PyObject *items, Py_ssize_t at) {
+        (void)*(PyObject *volatile *)(((PyListObject *)items)->ob_item + at);
+    }
+
+    static inline void hc_prefetch_object(void *item) {
+        (void)*(volatile const Py_ssize_t *)item;
+        __builtin_prefetch((const char *)item + 64);
+        hc_prefetch((const unsigned char *)item + 128);
+    }
+
+    static inline void hc_prefetch_item(PyObject *items, Py_ssize_t at) {
+        hc_prefetch_object(PyList_GET_ITEM(items, at));
+    }
+
     static inline uint64_t hc_load64(const unsigned char *from) {
         uint64_t word;
         memcpy(&word, from, 8);
@@ -364,6 +384,10 @@ cdef extern from *:
     }
     """
     void hc_prefetch(const unsigned char *place) nogil
+    void hc_prefetch_number(const long long *place) nogil
+    void hc_prefetch_place(list items, Py_ssize_t at)
+    void hc_prefetch_item(list items, Py_ssize_t at)
+    void hc_prefetch_object(void *item) nogil
     unsigned int hc_u32(const unsigned char *source) nogil
     Py_ssize_t hc_plain(unsigned char *to, const unsigned char *source, Py_ssize_t length) nogil
     Py_ssize_t hc_text(unsigned char *to, const unsigned char *source, Py_ssize_t length) nogil
@@ -394,6 +418,20 @@ cdef inline Room room_of(bytearray data) noexcept:
 
 cdef inline void prefetch(Octets octets, Py_ssize_t at) noexcept:
     hc_prefetch(octets + at)
+
+cdef inline void prefetch_place(list items, Py_ssize_t at) noexcept:
+    hc_prefetch_place(items, at)
+
+cdef inline void prefetch_item(list items, Py_ssize_t at) noexcept:
+    hc_prefetch_item(items, at)
+
+# Of a pointer: an object's count of references would be changed, which waits for what is only asked for here.
+cdef inline void prefetch_object(void *item) noexcept:
+    hc_prefetch_object(item)
+
+cdef inline void prefetch_number(long long[::1] numbers, Py_ssize_t at) noexcept:
+    with cython.boundscheck(False):
+        hc_prefetch_number(&numbers[at])
 
 cdef inline bytes part(bytes data, Py_ssize_t start, Py_ssize_t end):
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, end - start)

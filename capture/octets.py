@@ -11,7 +11,7 @@ the object that they came from and, for a bytearray, its size. Those that write 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .source.block import Buffer
@@ -40,6 +40,18 @@ def room_of(data: bytearray) -> Room:
 
 def prefetch(octets: Octets, at: int) -> None:
     """The 128 bytes from there on are needed soon. Compiled: asks the processor for them."""
+
+
+def prefetch_place(items: list[Any], at: int) -> None:
+    """The item at this place is needed soon. Compiled: asks the processor for the place."""
+
+
+def prefetch_item(items: list[Any], at: int) -> None:
+    """The same for the item itself, the first 256 bytes of it."""
+
+
+def prefetch_number(numbers: Any, at: int) -> None:
+    """The same for a number of an array."""
 
 
 def part(data: bytes, start: int, end: int) -> bytes:

@@ -1,6 +1,7 @@
 # C types of reassembly.py.
 # A flag is a char: a bint takes four bytes, and there may be a million of each object.
 
+from http_capture.capture.octets cimport prefetch_object
 from http_capture.capture.source.block cimport Buffer
 
 cdef class Consumer:
@@ -67,3 +68,7 @@ cdef class Stream:
     cdef int _forget(self) except? -1
 
 cdef Stream new_stream(Reassembly totals)
+
+cdef inline void prefetch_reader(Stream stream) noexcept:
+    prefetch_object(<void *>stream.consumer)
+    prefetch_object(<void *>stream.opening)

@@ -780,3 +780,9 @@ def new_stream(totals: Reassembly) -> Stream:
     stream: Stream = Stream.__new__(Stream)
     stream.set_up(totals)
     return stream
+
+
+if not cython.compiled:  # reassembly.pxd has the C form
+
+    def prefetch_reader(stream: Stream) -> None:
+        """What payload is read with is needed soon."""

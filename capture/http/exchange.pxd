@@ -3,6 +3,7 @@
 
 from http_capture.capture.connection cimport Application, Connection
 from http_capture.capture.http.message cimport Message
+from http_capture.capture.octets cimport prefetch_object
 from http_capture.capture.http.parser cimport Limits, Listener, Parser
 
 cdef class HttpApplication(Application)
@@ -31,7 +32,8 @@ cdef class HttpConnection(Listener):
     cdef public Exchange doubtful
     cdef public int ended
     cdef public long long lost_ack, answer_ack
-    cdef public object identity
+    cdef public bytes identity, key
+    cdef public int hashed_end, source_end, destination_end
     cdef public unsigned char timed
     cdef long long second, in_second
     cdef public str target, target_kind
@@ -49,6 +51,10 @@ cdef class HttpConnection(Listener):
     cdef int _flush(self, int reason) except? -1
     cdef int _leave_unless_http(self, Parser parser) except? -1
     cdef int _forget(self) except? -1
+
+cdef inline void prefetch_shared(HttpConnection conversation) noexcept:
+    prefetch_object(<void *>conversation.identity)
+    prefetch_object(<void *>conversation.key)
 
 cdef class HttpApplication(Application):
     cdef public Limits limits

@@ -20,7 +20,6 @@ most `max_per_second` exchanges are recorded in a second of the frames; those be
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import cython
 
@@ -128,6 +127,14 @@ class HttpApplication(Application):
 
     @cython.ccall
     @cython.exceptval(-1)
+    def prefetch(self, connection: Connection) -> cython.int:
+        conversation: HttpConnection = connection.application
+        if conversation is not None:
+            prefetch_shared(conversation)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
     def left(self, connection: Connection) -> cython.int:
         conversation: HttpConnection = connection.application
         if conversation is not None and conversation.forward is not None:
@@ -141,7 +148,12 @@ class HttpApplication(Application):
 @cython.no_gc  # circles are broken by hand
 @cython.cclass
 class HttpConnection(Listener):
-    """Pairs the messages of one connection. `requests` and `responses` are its parsers, once their roles are known."""
+    """Pairs the messages of one connection. `requests` and `responses` are its parsers, once their roles are known.
+
+    identity, key: what all its records share, as ready bytes, from the first of them on; see encode.py. Parts of
+    `identity`, each up to the end that is named: hashed: what goes into every id; source, destination: address and
+    port; then the Community ID and what else there is of `network`, all three as they stand in the JSON. `key` is
+    Kafka's."""
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -160,7 +172,9 @@ class HttpConnection(Listener):
         self.answer_ack = -1  # what the server had received when it sent its last answer, if that was seen
         self.ended = 0
         self.lost_ack = -2  # what the client had received when bytes of it were lost
-        self.identity: Any = None
+        self.identity: bytes = None  # not known yet
+        self.key: bytes = None
+        self.hashed_end = self.source_end = self.destination_end = 0
         self.second = self.in_second = 0  # that of the last exchange, and how many were in it
         self.timed = False  # a record has told how long the handshake took
         self.target = ""  # HOST:PORT that the last CONNECT or SOCKS handshake asked for
@@ -564,3 +578,9 @@ class HttpConnection(Listener):
         self.outstanding = None
         self.requesting = self.responding = self.doubtful = None
         return 0
+
+
+if not cython.compiled:  # exchange.pxd has the C form
+
+    def prefetch_shared(conversation: HttpConnection) -> None:
+        """What all records of the connection share is needed soon."""

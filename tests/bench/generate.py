@@ -13,9 +13,9 @@ import argparse
 import random
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 FRAMES = 1_000_000
 MSS = 1460
@@ -27,6 +27,7 @@ OPEN_FRAMES = 3
 CLOSE_FRAMES = 4
 CHUNK_BYTES = 4096
 START_SECONDS = 1_700_000_000
+PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
 SEED = 20240229
 
 
@@ -122,7 +123,7 @@ def write(
             yield exchange
 
     with Path(path).open("wb") as out:
-        out.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1))
+        out.write(PCAP_HEADER)
         pieces: list[bytes] = []
         clock_ns = start_seconds * 1_000_000_000
         header = struct.Struct("<IIII").pack
@@ -493,6 +494,63 @@ def _rotate(rng: random.Random, runs: Iterator[Iterator[bytes]], active: int) ->
                 current.pop()
                 break
             yield frame
+
+
+# Many connections.
+
+REQUEST = (
+    b"GET /api/v1/items HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench/1.0\r\nAccept: application/json\r\n"
+    b"Accept-Encoding: identity\r\nConnection: keep-alive\r\n\r\n"
+)
+RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n" + b'{"items": []}'
+STRIDE = 1_037_389  # a prime: the next connection is far from the one before
+
+
+def open_connections(out: BinaryIO, count: int, kind: str, rounds: int = 0) -> None:
+    """Writes a capture of so many connections, one after the other and none of them closed, 10 us apart: "idle" (a
+    handshake), "half" (and a request) or "active" (and its response). Then each has another exchange, `rounds` times.
+    All are copies of one, with the client's address and the checksums changed."""
+    client, server = ("10.0.0.0", 40000), ("172.16.0.1", 80)
+    halves = _Half(client, server, 1000), _Half(server, client, 5000)
+    frames = list(_open(*halves))
+    if kind != "idle":
+        frames += _send(*halves, REQUEST)
+    if kind == "active":
+        frames += _send(halves[1], halves[0], RESPONSE)
+    out.write(PCAP_HEADER)
+    clock_us = START_SECONDS * 1_000_000
+    clock_us = _copies(out, frames, range(count), clock_us)
+    for _ in range(rounds):
+        frames = [*_send(*halves, REQUEST), *_send(halves[1], halves[0], RESPONSE)]
+        clock_us = _copies(out, frames, (number * STRIDE % count for number in range(count)), clock_us)
+
+
+def _copies(out: BinaryIO, frames: list[bytes], numbers: Iterable[int], clock_us: int) -> int:
+    """Writes these frames for each client's number. Returns the time behind them."""
+    template = bytearray()
+    places = []  # of the time, the client's address, the checksums, and the sums that they have at address 0
+    for frame in frames:
+        at = len(template) + 16
+        template += struct.pack("<IIII", 0, 0, len(frame), len(frame)) + frame
+        to_server = frame[26] == 10
+        sums = struct.unpack_from(">H", frame, 24)[0], struct.unpack_from(">H", frame, 50)[0]
+        places.append((at - 16, at + (26 if to_server else 30), at + 24, at + 50, *sums))
+    put_time, put_address, put_sum = (struct.Struct(form).pack_into for form in ("<II", ">I", ">H"))
+    pieces = []
+    for number in numbers:
+        added = (number >> 16) + (number & 0xFFFF)
+        for time_at, address_at, ip_at, tcp_at, ip_sum, tcp_sum in places:
+            put_time(template, time_at, clock_us // 1_000_000, clock_us % 1_000_000)
+            put_address(template, address_at, 0x0A000000 + number)
+            put_sum(template, ip_at, (ip_sum - added) % 65535)
+            put_sum(template, tcp_at, (tcp_sum - added) % 65535)
+        clock_us += 10
+        pieces.append(bytes(template))
+        if len(pieces) == 1000:
+            out.write(b"".join(pieces))
+            pieces.clear()
+    out.write(b"".join(pieces))
+    return clock_us
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ.get("BENCH_FOLDER") or ROOT / "build" / "bench").resolve()  # gigabytes
 PROGRAM = Path(sys.executable).with_name("http-capture")
 UNCOMPILED = ROOT / ".venv" / "bin" / "http-capture"
-PCAP_HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262144, 1)
+PCAP_HEADER = generate.PCAP_HEADER
 
 IDLE_SECONDS = 0.3
 Json = dict[str, Any]

@@ -4,6 +4,8 @@
 
 connections   1,000,000 connections that stay open: idle (handshake only), active (an exchange done, keep-alive), half
               (a request without its response). Peak memory, and bytes a connection: peak less that of a single one.
+many          the same exchange again and again on 300 connections, on 20,000 and on 300,000 that are open, in an order
+              that no cache foresees: the CPU time of one exchange, that of opening them taken off.
 growth        16 times 1,000,000 frames of each capture, through standard input (nothing is written to disk; the copies
               are between other addresses). CPU time, as the reader may wait for the writer, of each copy within one
               process: a frame of the first 1, 4 and 16 copies is to take the same within 10 %, and the last four copies
@@ -30,28 +32,25 @@ from measure import Run, fail, median
 sys.path.insert(0, str(measure.ROOT / "tests"))
 import network
 
-PARTS = ("connections", "growth", "hour", "starts")
+PARTS = ("connections", "many", "growth", "hour", "starts")
 COPIES = 16
 SIZES = (1, 4, COPIES)
 MOST_BYTES = 2_000_000_000
 SECONDS = {"first record": 0.4, "--help": 0.1, "refused start": 0.15}
-REQUEST = (
-    b"GET /api/v1/items HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: bench/1.0\r\nAccept: application/json\r\n"
-    b"Accept-Encoding: identity\r\nConnection: keep-alive\r\n\r\n"
-)
-RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n" + b'{"items": []}'
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--connections", type=int, default=1_000_000)
+    parser.add_argument("--many", type=int, default=300_000, help="connections of the last stretch of many")
+    parser.add_argument("--turns", type=int, default=600_000, help="exchanges of each stretch of many")
     parser.add_argument("--frames", type=int, default=generate.FRAMES, help="size of the captures that are copied")
     parser.add_argument(
         "--captures", nargs="+", choices=("mixed", "short"), default=("mixed", "short"), help="for growth"
     )
     parser.add_argument("--exchanges", type=int, default=100_000, help="of the shortest hour")
-    parser.add_argument("--runs", type=int, default=3, help="of growth and of each hour; medians count")
+    parser.add_argument("--runs", type=int, default=3, help="of many, growth and each hour; medians count")
     parser.add_argument("--core", type=int, default=measure.default_core())
     options = parser.parse_args()
     measure.ends_by_exception()
@@ -87,7 +86,7 @@ def connections(options: argparse.Namespace) -> None:
     for kind, what in (("idle", "handshake only"), ("active", "an exchange done"), ("half", "a request waits")):
         peaks = {}
         for number in (1, count):
-            result = replay(options.core, lambda out, _, n=number, k=kind: open_connections(out, n, k),
+            result = replay(options.core, lambda out, _, n=number, k=kind: generate.open_connections(out, n, k),
                             "--set", f"tcp.max_connections={count}")  # fmt: skip
             ledger = measure.ledger_of(result)
             opened, evicted = ledger["connections"]["opened"], ledger["connections"]["closed"]["evicted"]
@@ -104,41 +103,31 @@ def connections(options: argparse.Namespace) -> None:
         )
 
 
-def open_connections(out: BinaryIO, count: int, kind: str) -> None:
-    """Writes a capture of so many connections, one after the other and none of them closed, 10 us apart. All are copies
-    of one, with the client's address and the checksums changed."""
-    client, server = ("10.0.0.0", 40000), ("172.16.0.1", 80)
-    halves = generate._Half(client, server, 1000), generate._Half(server, client, 5000)
-    frames = list(generate._open(*halves))
-    if kind != "idle":
-        frames += generate._send(*halves, REQUEST)
-    if kind == "active":
-        frames += generate._send(halves[1], halves[0], RESPONSE)
-    template = bytearray()
-    places = []  # of the time, the client's address, the checksums, and the sums that they have at address 0
-    for frame in frames:
-        at = len(template) + 16
-        template += struct.pack("<IIII", 0, 0, len(frame), len(frame)) + frame
-        to_server = frame[26] == 10
-        sums = struct.unpack_from(">H", frame, 24)[0], struct.unpack_from(">H", frame, 50)[0]
-        places.append((at - 16, at + (26 if to_server else 30), at + 24, at + 50, *sums))
-    out.write(measure.PCAP_HEADER)
-    put_time, put_address, put_sum = (struct.Struct(form).pack_into for form in ("<II", ">I", ">H"))
-    pieces = []
-    clock_us = generate.START_SECONDS * 1_000_000
-    for number in range(count):
-        added = (number >> 16) + (number & 0xFFFF)
-        for time_at, address_at, ip_at, tcp_at, ip_sum, tcp_sum in places:
-            put_time(template, time_at, clock_us // 1_000_000, clock_us % 1_000_000)
-            put_address(template, address_at, 0x0A000000 + number)
-            put_sum(template, ip_at, (ip_sum - added) % 65535)
-            put_sum(template, tcp_at, (tcp_sum - added) % 65535)
-        clock_us += 10
-        pieces.append(bytes(template))
-        if len(pieces) == 1000:
-            out.write(b"".join(pieces))
-            pieces.clear()
-    out.write(b"".join(pieces))
+# What a connection costs where many others are open.
+
+
+def many(options: argparse.Namespace) -> None:
+    first = 0.0
+    for count in (options.many // 1000, options.many // 15, options.many):
+        rounds = -(-options.turns // count)
+        spent: dict[int, list[float]] = {0: [], rounds: []}
+        for _ in range(options.runs):
+            for number, seconds in spent.items():
+                result = replay(
+                    options.core,
+                    lambda out, _, n=count, more=number: generate.open_connections(out, n, "active", more),
+                    "--set", f"tcp.max_connections={2 * options.many}",
+                )  # fmt: skip
+                ledger = measure.ledger_of(result)
+                found = ledger["connections"]["opened"], ledger["exchanges"]["complete"]
+                if found != (count, count * (number + 1)):
+                    fail(f"{count:,} connections, {number + 1} exchanges each: {found}")
+                seconds.append(result.cpu_seconds)
+        each = (median(spent[rounds]) - median(spent[0])) / (count * rounds) * 1e6
+        first = first or each
+        print(
+            f"  {count:>9,} connections: {each:.2f} us an exchange (cpu), {each / first:.2f} of the first", flush=True
+        )
 
 
 # Growth with the input.
@@ -220,8 +209,8 @@ def keep_alive(out: BinaryIO, count: int) -> None:
 
     put(generate._open(*halves))
     for _ in range(count):
-        put(generate._send(*halves, REQUEST))
-        put(generate._send(halves[1], halves[0], RESPONSE))
+        put(generate._send(*halves, generate.REQUEST))
+        put(generate._send(halves[1], halves[0], generate.RESPONSE))
         if len(pieces) > 4096:
             out.write(b"".join(pieces))
             pieces.clear()
@@ -300,7 +289,7 @@ def refused(core: int, repeats: int) -> list[float]:
     return seconds
 
 
-PARTS_RUN = {"connections": connections, "growth": growth, "hour": hour, "starts": starts}
+PARTS_RUN = {"connections": connections, "many": many, "growth": growth, "hour": hour, "starts": starts}
 
 
 if __name__ == "__main__":

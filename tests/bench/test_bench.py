@@ -47,10 +47,11 @@ def test_bench(tmp_path: Path) -> None:
 
 def test_memory(tmp_path: Path) -> None:
     said = script(
-        "memory.py", tmp_path, "--parts", "connections", "growth", "hour", "--connections", "300", "--exchanges", "50",
-        "--frames", "1000", "--runs", "1",
+        "memory.py", tmp_path, "--parts", "connections", "many", "growth", "hour", "--connections", "300",
+        "--exchanges", "50", "--frames", "1000", "--runs", "1", "--many", "1500", "--turns", "3000",
     )  # fmt: skip
     assert said.count("bytes a connection") == 3
+    assert said.count("us an exchange (cpu)") == 3
     assert said.count("short x") == 3
 
 

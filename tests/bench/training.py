@@ -3,9 +3,9 @@ that counts how often each branch is taken.
 
     python tests/bench/training.py      http_capture is that package
 
-Traffic like that which is measured (other exchanges, in another order), so the common ways are the fast ones; then that
-of tests: reordered, retransmitted, pipelined, compressed, IPv6, VLANs, tunnels, and each golden capture once. Those are
-few frames, and their ways are not taken for ones that are never gone.
+Traffic like that which is measured (other exchanges, in another order), so the common ways are the fast ones, few
+connections and many at a time; then that of tests: reordered, retransmitted, pipelined, compressed, IPv6, VLANs,
+tunnels, and each golden capture once. Those are few frames, and their ways are not taken for ones that are never gone.
 """
 
 import sys
@@ -23,6 +23,7 @@ from traffic import write_pcap
 
 SEED = 7
 FRAMES = {"mixed": 30_000, "short": 20_000}
+MANY, ROUNDS = 2000, 4  # connections, and how often each has another exchange
 ODD = 2  # of 40 connections each
 
 with tempfile.TemporaryDirectory() as folder:
@@ -30,6 +31,9 @@ with tempfile.TemporaryDirectory() as folder:
     for name, frames in FRAMES.items():
         paths.append(Path(folder) / f"{name}.pcap")
         generate.write(name, paths[-1], frames=frames, seed=SEED)
+    paths.append(Path(folder) / "many.pcap")
+    with paths[-1].open("wb") as out:
+        generate.open_connections(out, MANY, "active", ROUNDS)
     for seed in range(ODD):
         paths.append(Path(folder) / f"odd-{seed}.pcap")
         write_pcap(paths[-1], generate_odd(seed).frames)
