@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
+from http_capture.capture.frame_loop import MANY
 from http_capture.capture.pipeline import Pipeline
 from http_capture.capture.record import Record
 from http_capture.capture.sink import SinkStats
@@ -132,11 +133,14 @@ def run(
     per_block: int = 512,
     each_block: Callable[[], None] = lambda: None,
     shares: Iterator[int] | None = None,
+    many: int = MANY,
 ) -> Result:
-    """Everything that the frames give. `shares`: what is kept of the connections, anew after each block. Asserts that
-    the ledger balances, and that each record is as record.py says."""
+    """Everything that the frames give. `shares`: what is kept of the connections, anew after each block. `many`: with
+    so many open ones segments are decoded ahead. Asserts that the ledger balances, and that each record is as record.py
+    says."""
     sink = Kept()
     pipeline = make(Frames(frames, link, per_block), settings, sink)
+    pipeline.loop.many = many
 
     def after() -> None:
         each_block()

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 from http_capture.capture.errors import HttpCaptureError
-from http_capture.capture.frame_loop import ALL
+from http_capture.capture.frame_loop import ALL, MANY
 from http_capture.capture.source.pcap_file import PcapFiles
 from http_capture.config.settings import BodySettings, DefragSettings, HttpSettings, Settings, TcpSettings
 from line import ALL_BODIES, DIALOGUES, Kept, make, run, speak, strict
@@ -189,7 +189,8 @@ def fuzz(seed: int, real: list[Full]) -> int:
     settings = TIGHT if seed % 2 else ALL_BODIES
     rng = random.Random(seed)
     shares = (rng.choice((ALL, ALL, ALL // 2, ALL // 50)) for _ in itertools.count()) if seed % 3 == 0 else None
-    return len(run(batch(seed, real), settings, per_block=1 + seed % 700, shares=shares).values)
+    many = 0 if seed % 5 < 2 else MANY
+    return len(run(batch(seed, real), settings, per_block=1 + seed % 700, shares=shares, many=many).values)
 
 
 @pytest.mark.slow
