@@ -17,7 +17,7 @@ cdef class FrameLoop:
     cdef unsigned long long number, key
     cdef bint takes_all
     cdef public Py_ssize_t many
-    cdef list ring
+    cdef readonly list ring
     cdef Py_ssize_t first, behind
 
     cpdef int run(self, Block block) except? -1

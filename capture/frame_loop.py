@@ -18,13 +18,13 @@ if cython.compiled:
     from cython.cimports.http_capture.capture.decode import Decoder, Segment
     from cython.cimports.http_capture.capture.mirror import MirrorCopies
     from cython.cimports.http_capture.capture.octets import octets_in, prefetch
-    from cython.cimports.http_capture.capture.source.block import Block
+    from cython.cimports.http_capture.capture.source.block import Block, Buffer
 else:
     from .connection import ConnectionTable
     from .decode import Decoder, Segment
     from .mirror import MirrorCopies
     from .octets import octets_in, prefetch
-    from .source.block import Block
+    from .source.block import Block, Buffer
 from .defrag import Defragmenter
 
 ALL = 1 << 32
@@ -39,6 +39,7 @@ _RING = cython.declare(cython.Py_ssize_t, RING)
 _TO_CONNECTION = cython.declare(cython.Py_ssize_t, 4)  # how far behind the last one these are asked for
 _TO_STREAMS = cython.declare(cython.Py_ssize_t, 8)
 _TO_CONSUMERS = cython.declare(cython.Py_ssize_t, 12)
+_NOTHING = cython.declare(Buffer, Buffer(b""))
 _MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
 _HALF = cython.declare(cython.ulonglong, 0xFFFFFFFF)
 
@@ -148,6 +149,8 @@ class FrameLoop:
                 self._fragment(block.timestamps_ns[i])
         while self.first < self.behind:
             self._take_first()
+        for segment in self.ring:  # the bytes belong to the source, which may want to be rid of them
+            segment.buffer = _NOTHING
         return 0
 
     @cython.cfunc

@@ -32,6 +32,8 @@ def outcome(frames, many, settings=ALL_BODIES, *, link=1, per_block=512, worker=
     shares = itertools.cycle(shares or (ALL,))
     pipeline.run(lambda: False, lambda: pipeline.loop.keep(next(shares)))
     pipeline.finish()
+    held = [segment for segment in pipeline.loop.ring if segment.buffer.view.nbytes]
+    assert held in ([], [pipeline.decoder.segment])  # what a source has lent before is not held on to
     ledger = pipeline.ledger()
     assert ledger.balanced, ledger.imbalances
     return sink.sent, ledger.as_json()
