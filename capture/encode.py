@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import socket
 from array import array
 from datetime import UTC, datetime
 from typing import Any
@@ -498,6 +497,8 @@ class Encoder:
                 self.at += 1
             self.at -= 1
             return 0
+        import socket  # one that sees no IPv6 starts without it
+
         self._packed(v4, high, low)
         return self._put(socket.inet_ntop(socket.AF_INET6, self._cut(self.at - 16)).encode())
 

@@ -5,7 +5,6 @@ The loop tells that it is alive, and nothing else does: a loop that stalls is si
 
 import contextlib
 import os
-import socket
 from collections.abc import MutableMapping
 
 SAY_SECONDS = 1.0
@@ -28,6 +27,8 @@ class Notify:
     def say(self, text: str, wait_seconds: float = SAY_SECONDS) -> None:
         """Sends assignments, a line each: "READY=1\\nSTATUS=recording eth1"."""
         if self._address:
+            import socket
+
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as speaking:
                 speaking.settimeout(wait_seconds)
                 speaking.sendto(text.encode("utf-8", "replace"), self._address)

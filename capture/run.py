@@ -15,7 +15,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -169,7 +168,7 @@ def run(
             fanout.start()
         else:
             pipeline = Pipeline(
-                settings, source, sink, hostname=socket.gethostname(), version=VERSION, instance=instance
+                settings, source, sink, hostname=os.uname().nodename, version=VERSION, instance=instance
             )  # fmt: skip
         plain = uncompiled()
         if guard is not None:

@@ -5,8 +5,9 @@ the output of the one before it. `Ledger.imbalances` names every equation that d
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from .connection import ConnectionTable
 from .decode import DROPS, Decoder
@@ -21,8 +22,7 @@ from .source import SourceStats
 Numbers = dict[str, Any]
 
 
-@dataclass(slots=True)
-class Ledger:
+class Ledger(Struct):
     """`sections`: stage -> counter -> number (or reason -> number). `imbalances`: empty where all balances. `unknown`:
     what cannot be known any more, because a worker died."""
 
@@ -256,8 +256,7 @@ def ledger(
     )
 
 
-@dataclass(slots=True)
-class Share:
+class Share(Struct):
     """What one worker has counted: `ledgers`, as_json() of each process that had its number, in their order; the last
     ones of those that died are from some time before. `whole`: none died, and the last one came to the end."""
 

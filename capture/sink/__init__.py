@@ -6,15 +6,15 @@ embedded.py  librdkafka's mock cluster: a broker inside this process, for the de
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from ...config.settings import KafkaSettings, SinkSettings
 from ..errors import UsageError
 
 
-@dataclass(slots=True)
-class SinkStats:
+class SinkStats(Struct):
     """`records` accepted by send() = `delivered` + undelivered (by reason) + pending, at any time."""
 
     records: int = 0
@@ -64,8 +64,7 @@ def open_sink(settings: SinkSettings, kafka: KafkaSettings, *, live: bool) -> Si
     return lines.open_file(path, live=live) if path else lines.open_stdout(live=live)
 
 
-@dataclass(frozen=True, slots=True)
-class SharedSink:
+class SharedSink(Struct, frozen=True):
     """One output of several processes. `open()`, in each of them, gives its sink; `close()` is for the one that made
     this, when the others have ended."""
 

@@ -5,8 +5,9 @@ pcap_file.py    capture files: pcap, pcapng, compressed, folders, standard input
 scapy_sniff.py  a NIC, through scapy: slow, but anywhere
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
 
 from .block import Block
 
@@ -18,8 +19,7 @@ class EndOfInput(Exception):
     """The last frame of the last file, or the last one before `stop()`, has been read. Not an error."""
 
 
-@dataclass(slots=True)
-class SourceStats:
+class SourceStats(Struct):
     """What the source saw since it was opened. For a NIC, `received` is what the kernel offered: frames read and
     `dropped` ones both. `warnings` are lines that the operator should see at the end (a cut file: which, where)."""
 

@@ -20,8 +20,9 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from ..errors import NoInputError, NotPermittedError, UsageError
 from . import EndOfInput, SourceStats
@@ -378,8 +379,7 @@ class _Capture:
             raise _Damage(f"cut off: {self.walker.needed} bytes should follow, {left} are there")
 
 
-@dataclass(frozen=True, slots=True)
-class _Input:
+class _Input(Struct, frozen=True):
     """One input of a run. `path` is as given, `shown` as it stands in messages; `fd` is set for standard input."""
 
     path: str
