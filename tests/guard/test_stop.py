@@ -233,9 +233,11 @@ def test_supervised(program, pidfile, nic, tmp_path):
     pid = None
     try:
         deadline = time.monotonic() + 30
-        while not (pid := (look(str(pidfile), []).holder or supervisord).pid) or pid == supervisord.pid:
+        # It has the lock before it has written its name, and is no copy to anybody in between.
+        while not ((seen := look(str(pidfile), [])).holder and seen.identity.get("pid") == str(seen.holder.pid)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        pid = seen.holder.pid
         outcome = ask(pidfile, kill=True)
         assert (outcome.what, outcome.code) == ("supervised", 1)
         assert outcome.holder.launcher.command("stop") == "supervisorctl stop span"
