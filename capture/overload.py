@@ -20,6 +20,7 @@ NS = 1_000_000_000
 LEAST_ROOM = 7  # blocks; a shorter ring is full and empty again too fast to be a measure
 MOST_READ = 8
 MARGIN = 0.9
+KNOWN = 0.95  # of a share that was too much is held as far as is known
 LEAST = ALL >> 5  # of the share: below it most of the time goes into frames of which nothing is kept
 PAUSE_NS = NS
 LONGEST_PAUSE_NS = 60 * NS
@@ -33,9 +34,10 @@ class Overload:
     While they are more than half of what can wait: whenever MOST_READ of them were read, or twice as many have come,
     the share is cut to what was read of what came, less a margin, at most to a quarter at once. Where fewer wait than
     before nothing is cut: a pause of the machine is no overload.
-    When less than a quarter has waited for a while, the share rises by a tenth. Where that has to be taken back, the
-    next while is twice as long, up to a minute, since a connection that is shed and taken again costs the exchange that
-    it is in; while the share that was too much is held, it is halved again."""
+    When less than a quarter has waited for a second, the share rises by a tenth, up to nearly the one that was too
+    much. From there on it waits for longer: where a rise has to be taken back, twice as long as before, up to a minute,
+    since a connection that is shed and taken again costs the exchange that it is in; while the share that was too much
+    is held, half as long."""
 
     def __init__(self) -> None:
         self.share = ALL
@@ -56,13 +58,16 @@ class Overload:
         self._waited = -1
         if 4 * waiting > room:
             self._quiet_since_ns = now_ns
-        elif now_ns - self._quiet_since_ns >= self._pause_ns:
-            self._quiet_since_ns = now_ns
-            if self.share >= self._too_much:
-                self._pause_ns = max(PAUSE_NS, self._pause_ns // 2)
-            if self.share < ALL:
-                self.share = min(ALL, self.share + self.share // 10 + 1)
-                self._raised = True
+        else:
+            known = int(KNOWN * self._too_much)
+            if now_ns - self._quiet_since_ns >= (PAUSE_NS if self.share < known else self._pause_ns):
+                self._quiet_since_ns = now_ns
+                if self.share >= self._too_much:
+                    self._pause_ns = max(PAUSE_NS, self._pause_ns // 2)
+                if self.share < ALL:
+                    raised = self.share + self.share // 10 + 1
+                    self.share = min(raised, known if self.share < known else ALL)
+                    self._raised = True
         return self.share
 
     def _cut(self, waiting: int, room: int) -> None:

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -188,6 +189,89 @@ def test_for_a_nic_the_next_block_is_tried_again(tmp_path):
     assert "went on" in out
     assert "130 SinkStats(records=400, bytes=399600, delivered=270, pending=0, undelivered={'too_large': 130})" in out
     assert path.stat().st_size == 270_000
+
+
+@pytest.fixture
+def frozen(tmp_path):
+    """A folder on a file system of its own, and what holds back every write to it until it is called again."""
+    if os.getuid() or not all(map(shutil.which, ("mkfs.ext4", "mount", "fsfreeze"))):
+        pytest.skip("needs root, mkfs.ext4 (e2fsprogs), mount and fsfreeze (util-linux) for a disk that stands still")
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    folder.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    if subprocess.run(["mount", "-o", "loop", image, folder], check=False).returncode:
+        pytest.skip("needs a loop device for a disk that stands still")
+    state = [False]
+
+    def freeze(*, thaw=False):
+        subprocess.run(["fsfreeze", "-u" if thaw else "-f", folder], check=True)
+        state[0] = not thaw
+
+    try:
+        yield folder, freeze
+    finally:
+        if state[0]:
+            freeze(thaw=True)
+        for _ in range(100):  # what was held back may be written still
+            if not subprocess.run(["umount", folder], check=False, stderr=subprocess.DEVNULL).returncode:
+                break
+            time.sleep(0.1)
+
+
+@pytest.mark.root
+def test_a_nic_never_waits_for_a_disk(frozen, monkeypatch):
+    monkeypatch.setattr(lines, "WAITING_BYTES", 8 << 20)
+    folder, freeze = frozen
+    sink = opened(f"file:{folder}/a", live=True)
+    freeze()
+    began = time.monotonic()
+    for number in range(20000):
+        send(sink, b"%05d" % number + b"x" * 995)
+        sink.poll()
+        if number % 1000 == 0:
+            balanced(sink)
+    assert 0.99 < sink.filled() <= 1
+    assert sink.flush(0.2) == 20000
+    assert time.monotonic() - began < 5
+    stats = balanced(sink)
+    assert (stats.delivered, stats.pending) == (0, 20000 - stats.undelivered["queue_full"])
+    assert 8000 < stats.pending <= 8389
+    freeze(thaw=True)
+    send(sink, b"after it")
+    assert sink.flush(20) == stats.undelivered["queue_full"]
+    assert sink.filled() == 0
+    assert balanced(sink).delivered == stats.pending + 1
+    sink.close()
+    assert balanced(sink).delivered == stats.pending + 1
+    written = (folder / "a").read_bytes().splitlines()
+    assert [int(line[:5]) for line in written[:-1]] == list(range(stats.pending))
+    assert written[-1] == b"after it"
+
+
+@pytest.mark.root
+def test_a_disk_that_stands_still_at_the_end(frozen):
+    """The end does not wait for it beyond the limit, and what is in the air is not counted twice when it moves."""
+    folder, freeze = frozen
+    sink = opened(f"file:{folder}/a", live=True)
+    send(sink, b"1")
+    assert sink.flush(5) == 0
+    freeze()
+    send(sink, b"2")
+    sink.poll()
+    send(sink, b"3")
+    began = time.monotonic()
+    assert sink.flush(0.3) == 2
+    sink.close()
+    assert 0.3 <= time.monotonic() - began < 3
+    freeze(thaw=True)
+    deadline = time.monotonic() + 20
+    while (folder / "a").read_bytes() != b"1\n2\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert balanced(sink) == SinkStats(3, 3, 1, 0, {"closed": 2})
+    sink.close()
 
 
 def test_a_full_device():

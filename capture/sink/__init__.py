@@ -1,17 +1,23 @@
 """Where records go, behind one interface.
 
-kafka.py     Kafka, through librdkafka
-lines.py     standard output, a file: JSON lines; and nowhere
-embedded.py  librdkafka's mock cluster: a broker inside this process, for the demo and for tests
+kafka.py       Kafka, through librdkafka
+lines.py       standard output, a file: JSON lines
+background.py  a file, written by a thread, where a NIC is read
+null.py        nowhere
+embedded.py    librdkafka's mock cluster: a broker inside this process, for the demo and for tests
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, field
 
 from ...config.settings import KafkaSettings, SinkSettings
 from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from .background import Background
+    from .lines import Lines
 
 
 class SinkStats(Struct):
@@ -59,9 +65,7 @@ def open_sink(settings: SinkSettings, kafka: KafkaSettings, *, live: bool) -> Si
         from .null import Null
 
         return Null()
-    from . import lines
-
-    return lines.open_file(path, live=live) if path else lines.open_stdout(live=live)
+    return _lines(path, live=live)
 
 
 class SharedSink(Struct, frozen=True):
@@ -86,11 +90,22 @@ def share_sink(settings: SinkSettings, kafka: KafkaSettings, *, live: bool, proc
         from .null import Null
 
         return SharedSink(Null, lambda: None)
+    from .lines import Turns
+
+    first = _lines(path, live=live)
+    turns = Turns()
+    return SharedSink(lambda: first.shared(turns), first.close)
+
+
+def _lines(path: str, *, live: bool) -> "Lines | Background":
     from . import lines
 
-    first = lines.open_file(path, live=live) if path else lines.open_stdout(live=live)
-    turns = lines.Turns()
-    return SharedSink(lambda: first.shared(turns), first.close)
+    opened = lines.open_file(path, live=live) if path else lines.open_stdout(live=live)
+    if not (live and opened.regular):
+        return opened
+    from .background import Background
+
+    return Background(opened)
 
 
 def _wanted(settings: SinkSettings, kafka: KafkaSettings) -> tuple[str, str]:

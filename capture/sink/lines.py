@@ -13,10 +13,11 @@ A file
 - Appended to, created with mode 0600, in a folder that exists; locked, so that two runs do not mix their lines.
 - It holds whole lines only: where a write fails half-way the file is cut back to its last whole line. A partial line
   that something else left at its end is ended with a newline first.
-Several processes can write one output: each has a turn, which ends with a whole line, see Turns.
-
+- For a NIC a thread writes it, also where it is standard output, see background.py.
 - A write that fails counts its records as undelivered: no_space, too_large (the limit of a file's size) or io_error.
   A replay then ends: `poll()` raises UndeliveredError. For a NIC the next block is tried again.
+
+Several processes can write one output: each has a turn, which ends with a whole line, see Turns.
 """
 
 import contextlib
@@ -106,9 +107,9 @@ class Lines:
         self._owned = owned
         self._turns = turns
         self._mine = turns is None
-        self._regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        self.regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._poller = select.poll()
-        if not self._regular:
+        if not self.regular:
             self._poller.register(descriptor, select.POLLOUT)
         self._buffer = bytearray()
         self._ends: deque[int] = deque()  # where each record in the buffer ends, plus `_taken`
@@ -139,7 +140,7 @@ class Lines:
         buffer += value
         buffer += b"\n"
         self._ends.append(self._taken + len(buffer))
-        if len(buffer) >= BLOCK_BYTES and (self._regular or self.waits):
+        if len(buffer) >= BLOCK_BYTES and (self.regular or self.waits):
             self._write(0.0)
 
     def poll(self) -> None:
@@ -154,7 +155,7 @@ class Lines:
     def flush(self, timeout_seconds: float) -> int:
         """Returns the records that were not written; for a file, or not made durable. Raises ReaderGone."""
         self._write(time.monotonic() + timeout_seconds)
-        if self._regular and self._unsynced:
+        if self.regular and self._unsynced:
             try:
                 os.fsync(self._descriptor)
             except OSError as error:  # the kernel does not say which of them are lost
@@ -164,6 +165,12 @@ class Lines:
         if isinstance(self._failure, ReaderGone):
             raise self._failure
         return self._records - self._delivered
+
+    def write(self, buffer: bytearray, ends: deque[int]) -> None:
+        """Writes lines that were collected elsewhere, and keeps the buffer; `ends`: where each of them ends. Instead of
+        send() and poll(), for a regular file: they are written or undelivered when this returns."""
+        self._buffer, self._ends, self._taken = buffer, ends, 0
+        self._write(0.0)
 
     def filled(self) -> float:
         return len(self._buffer) / WAITING_BYTES
@@ -201,7 +208,7 @@ class Lines:
         """Whether this process may write now. Ends what another one may have left."""
         if self._turns is None or self._mine:
             return True
-        while not self._turns.take(wait=self.waits or self._regular):
+        while not self._turns.take(wait=self.waits or self.regular):
             if time.monotonic() >= until:
                 return False
             time.sleep(TURN_SECONDS)
@@ -215,18 +222,18 @@ class Lines:
     def _ends_whole(self) -> bool:
         """Whether what is there ends with a whole line, where that can be seen."""
         try:
-            end = os.fstat(self._descriptor).st_size if self._regular else 0
+            end = os.fstat(self._descriptor).st_size if self.regular else 0
             return end > 0 and os.pread(self._descriptor, 1, end - 1) == b"\n"
         except OSError:
             return False
 
     def _write_it(self, until: float) -> None:
         buffer = self._buffer
-        start = self._position() if self._regular else 0
+        start = self._position() if self.regular else 0
         try:
             with memoryview(buffer) as view:
                 while self._written < len(buffer):
-                    if self._regular:
+                    if self.regular:
                         self._written += os.write(self._descriptor, view[self._written :])
                     elif self._writable(until):
                         # A pipe that polls as writable takes this many bytes without blocking; O_NONBLOCK would
@@ -239,7 +246,7 @@ class Lines:
         except OSError as error:
             end = start + self._written
             self._take_whole()
-            if self._regular and self._written:
+            if self.regular and self._written:
                 self._cut(end, self._written)
             lost = len(self._ends)
             self._clear()
