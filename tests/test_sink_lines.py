@@ -218,6 +218,8 @@ def frozen(tmp_path):
             if not subprocess.run(["umount", folder], check=False, stderr=subprocess.DEVNULL).returncode:
                 break
             time.sleep(0.1)
+        else:
+            pytest.fail(f"{folder} cannot be unmounted: something has a file in it open")
 
 
 @pytest.mark.root

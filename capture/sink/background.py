@@ -89,14 +89,16 @@ class Background:
     def close(self) -> None:
         if self._closed is not None:
             return
-        self._tasks.put(None)
         last = self.stats()
         if last.pending:
             last.undelivered["closed"] = last.pending
             last.pending = 0
         self._closed = last
-        if self._idle.is_set():  # else the file stays open: the thread writes to its number
+        if self._idle.is_set():
             self._sink.close()
+        else:  # the thread still writes to its descriptor
+            self._tasks.put(self._sink.close)
+        self._tasks.put(None)
 
     def _give(self) -> bool:
         """Hands what was collected to the thread. False where that is still busy with what it got before."""
