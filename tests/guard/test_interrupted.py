@@ -26,7 +26,8 @@ def tests_of(tmp_path):
     def begin(what, mark):
         tests = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'tests'}",
-             "-m", "not alone", "-c", str(HERE.parents[1] / "pyproject.toml"), "--rootdir", str(HERE.parents[1]), str(HERE / what)],
+             "-m", "not alone", "-c", str(HERE.parents[1] / "pyproject.toml"), "--rootdir", str(HERE.parents[1]),
+             str(HERE / what)],
             env=os.environ | {
                 "INTERRUPTED": mark,
                 "TMPDIR": str(tmp_path / "tmp"),
