@@ -25,7 +25,7 @@ def tests_of(tmp_path):
 
     def begin(what, mark):
         tests = subprocess.Popen(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'tests'}",
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'tests'}",
              "-m", "not alone", "-c", str(HERE.parents[1] / "pyproject.toml"), "--rootdir", str(HERE.parents[1]),
              str(HERE / what)],
             env=os.environ | {

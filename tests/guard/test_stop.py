@@ -223,7 +223,7 @@ def test_supervised(program, pidfile, nic, tmp_path):
     script.write_text(COPY)
     conf = tmp_path / "supervisord.conf"
     conf.write_text(
-        f"[supervisord]\nnodaemon=true\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile={tmp_path}/supervisord.pid\n"
+        f"[supervisord]\nnodaemon=true\nchildlogdir={tmp_path}\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile={tmp_path}/supervisord.pid\n"
         f"[program:span]\ncommand={sys.executable} {script} slow {pidfile} {nic}\nautorestart=true\nstartsecs=0\n"
     )
     supervisord = subprocess.Popen(

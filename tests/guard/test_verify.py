@@ -399,7 +399,7 @@ def test_by_a_real_supervisord(world, a, tmp_path):
     conf = tmp_path / "supervisord.conf"
     command = " ".join([*PROGRAM, "--iface", "eth1", "--pidfile", str(a), "--sink", "null"])
     conf.write_text(
-        f"[supervisord]\nnodaemon=true\nlogfile={tmp_path}/log\npidfile={tmp_path}/supervisord.pid\n"
+        f"[supervisord]\nnodaemon=true\nchildlogdir={tmp_path}\nlogfile={tmp_path}/log\npidfile={tmp_path}/supervisord.pid\n"
         f"[program:span]\ncommand={command}\nstartsecs=1\nstderr_logfile={tmp_path}/stderr\n"
     )
     supervisord = world.start(sys.executable, "-m", "supervisor.supervisord", "-c", conf, until="entered RUNNING")
