@@ -1,4 +1,4 @@
-"""Records as JSON lines, to standard output or a file; and the sink that only counts.
+"""Records as JSON lines, to standard output or a file.
 
 A line is a value and a newline; key, headers and timestamp are in the value already. Lines are collected and written in
 blocks, at the latest at the first `poll()` after 100 ms.
