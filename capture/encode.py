@@ -13,7 +13,6 @@ import re
 from array import array
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import cython
 import msgspec
@@ -1038,6 +1037,8 @@ class Encoder:
             name, equals, value = parts[i].partition(b"=")
             if equals and value:
                 if b"%" in name or b"+" in name:
+                    from urllib.parse import unquote_to_bytes  # one that sees no such name starts without it
+
                     name = unquote_to_bytes(name.replace(b"+", b" "))
                 if name.rpartition(b"?")[2].strip().lower() in self.redact_names:
                     parts[i] = parts[i].partition(b"=")[0] + b"=" + REDACTED

@@ -4,14 +4,18 @@ Each side's handshake can be read by itself: what the other side chose shows in 
 given the stream from its first byte on and say where the carried bytes begin.
 """
 
-import ipaddress
-
 MORE, NOT_SOCKS = -1, -2
 MAX_BYTES = 2048  # no handshake has as many
 _CONNECT = 1
 _PASSWORD = 2  # of authentication methods
 _GRANTED_4 = 0x5A
 _MAX_NAME = 255  # of a user and a host in version 4, which end with a zero byte
+
+
+def _ip(packed: bytes) -> str:
+    import ipaddress  # one that sees no such proxy starts without it
+
+    return str(ipaddress.ip_address(packed))
 
 
 def _until_zero(data: bytes, at: int) -> int:
@@ -39,7 +43,7 @@ def _address(data: bytes, at: int) -> tuple[int, str]:
     if end + 2 > len(data):
         return MORE, ""
     host = data[begin:end]
-    text = host.decode("latin-1") if kind == 3 else str(ipaddress.ip_address(host))
+    text = host.decode("latin-1") if kind == 3 else _ip(host)
     return end + 2, f"[{text}]:{_port(data, end)}" if kind == 4 else f"{text}:{_port(data, end)}"
 
 
@@ -107,7 +111,7 @@ def _request_4(data: bytes) -> tuple[int, int, str]:
     if data[1] != _CONNECT:
         return NOT_SOCKS, 0, ""
     end = _until_zero(data, 8)
-    host = str(ipaddress.ip_address(data[4:8]))
+    host = _ip(data[4:8])
     if end > 0 and data[4:7] == bytes(3) and data[7] != 0:
         begin = end
         end = _until_zero(data, begin)
