@@ -118,8 +118,6 @@ class Pidfile:
                 if _in_place(path, os.fstat(fd)):
                     if not _lock(path, fd, fcntl.F_SETLK, BEACON):
                         raise Held(Query(path, fd))
-                    if os.fstat(fd).st_mode & 0o077:  # who can read it could lock it too, and so block each start
-                        os.fchmod(fd, 0o600)
                     kept = True
                     return cls(path, fd)
             finally:
@@ -128,7 +126,9 @@ class Pidfile:
         raise fault(path, "is replaced by another file again and again", f"find out what replaces it, or {ELSEWHERE}")
 
     def write(self, interface: str, instance: str, launcher: str, command: Sequence[str]) -> None:
-        """Makes the text this process's. GuardError where it cannot be written; the file is then empty."""
+        """Makes the text this process's. GuardError where it cannot be written; the file is then empty. Or as it was,
+        where its text is that of something else: a file that was named by mistake."""
+        _empty_or_ours(self.path, self._fd)
         self._text = compose(interface, instance, launcher, command)
         try:
             self._put()
@@ -179,6 +179,8 @@ class Pidfile:
             return False
 
     def _put(self) -> None:
+        if os.fstat(self._fd).st_mode & 0o077:  # who can read it could lock it too, and so block each start
+            os.fchmod(self._fd, 0o600)
         if os.pwrite(self._fd, self._text, 0) != len(self._text):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.ftruncate(self._fd, len(self._text))
@@ -427,6 +429,18 @@ def _check(path: str, fd: int) -> None:
         raise fault(path, f"is on a network file system ({kind})", "choose one on this host, in /run, with --pidfile")
     if not kind and os.major(status.st_dev) == 0:
         raise fault(path, "the type of its file system cannot be seen", "mount /proc, or choose one in /run")
+
+
+def _empty_or_ours(path: str, fd: int) -> None:
+    """What begins with a pid was a pidfile; NULs are what is left of one after a loss of power."""
+    text = os.pread(fd, TEXT_BYTES, 0).strip(b"\0\t\n\r ")
+    first = text.split(b"\n")[0].strip()
+    if text and not first.isdigit():
+        shown = one_line(first.decode("utf-8", "replace"), 60)
+        raise fault(
+            path, f"has a text that is no pidfile's ({shown}), and is left as it is",
+            f"remove it if it is not in use, or {ELSEWHERE}",
+        )  # fmt: skip
 
 
 def _regular(path: str, mode: int) -> None:

@@ -254,7 +254,9 @@ def _peers(
             wanted[name] = 0 if name == nics.ANY else socket.if_nametoindex(name)
         except (OSError, ValueError):
             missing = f"interface {one_line(name, 100)}: there is none of this name here"
-            (doubts if name in required else status.notes).append(missing)
+            told = doubts if name in required else status.notes
+            if missing not in told:
+                told.append(missing)
     if 0 in wanted.values():
         wanted |= {name: index for index, name in socket.if_nameindex()}
     elif wanted:

@@ -216,6 +216,8 @@ class Scan:
     def name(self, nic: Nic) -> str:
         space, index = nic
         known = "any" if index == 0 else self.sockets.names.get(nic, f"interface number {index}")
+        if index < 0:
+            known = "a NIC that is gone"
         return known if space == self.home else f"{known} of network namespace {space.strip('net:[]')}"
 
 
@@ -234,12 +236,13 @@ def _verify(pidfile: str, interfaces: Sequence[str], expect_supervised: bool) ->
     findings: list[Finding] = []
     path, asked = _ask(pidfile, findings)
     wanted: set[Nic] = set()
+    absent: list[str] = []
     scan = Scan()
     for name in interfaces:
         try:
             wanted.add((scan.home, 0 if name == nics.ANY else socket.if_nametoindex(name)))
         except (OSError, ValueError):
-            findings.append(Finding("information", f"interface {one_line(name, 100)}: there is none of this name here"))
+            absent.append(f"interface {one_line(name, 100)}: there is none of this name here")
     findings += _unseen(scan)
     judged = []
     for copy in scan.copies:
@@ -256,6 +259,8 @@ def _verify(pidfile: str, interfaces: Sequence[str], expect_supervised: bool) ->
         judged.append(copy)
     findings += _duplicates(judged, scan)
     mine = _asked(judged, path, asked, wanted, scan, findings)
+    for text in absent:
+        findings.append(Finding("fault", f"{text}: nothing captures it") if mine else Finding("information", text))
     if expect_supervised:
         for copy in mine:
             manager = copy.holder.launcher.manager if copy.holder.launcher else ""

@@ -79,7 +79,7 @@ MUTATIONS = [
         "guard/test_guard.py::test_a_second_start_is_refused",
     ),
     Mutation(
-        "others may go on reading it", PIDFILE, "if os.fstat(fd).st_mode & 0o077:", "if False:",
+        "others may go on reading it", PIDFILE, "if os.fstat(self._fd).st_mode & 0o077:", "if False:",
         "guard/test_pidfile.py::test_a_file_that_others_can_read_is_theirs_no_more[420-384]",
     ),
     Mutation(
@@ -87,6 +87,10 @@ MUTATIONS = [
         "guard/test_steps.py::test_a_device_is_not_opened[take]",
     ),
     # Step 2: what is no pidfile
+    Mutation(
+        "with any text", PIDFILE, "if text and not first.isdigit():", "if False:",
+        "guard/test_pidfile.py::test_a_file_that_is_no_pidfile_is_left_as_it_is[kept]",
+    ),
     Mutation(
         "not only regular files", PIDFILE,
         "    status = os.fstat(fd)\n    _regular(path, status.st_mode)\n", "    status = os.fstat(fd)\n",

@@ -348,15 +348,38 @@ def test_a_file_that_others_can_read_is_theirs_no_more(path, mode, left):
     """Who can open it can lock it, and so block each start."""
     path.touch(mode)
     path.chmod(mode)
-    Pidfile.take(str(path)).close()
+    with taken(path) as file:
+        write(file)
     assert stat.S_IMODE(path.stat().st_mode) == left
 
 
 def test_opening_does_not_truncate(path):
-    path.write_text("kept")
+    path.write_text("1\nkept")
     path.chmod(0o600)
     with taken(path):
-        assert path.read_text() == "kept"
+        assert path.read_text() == "1\nkept"
+
+
+@pytest.mark.parametrize("text", ["kept", "[source]\niface = []\n", "\x7fELF", "pid: 12\n", "12 monkeys\n", "\xb2"])
+def test_a_file_that_is_no_pidfile_is_left_as_it_is(path, text):
+    """Named by mistake: the settings, for one."""
+    path.write_text(text)
+    path.chmod(0o644)
+    with taken(path) as file, pytest.raises(GuardError, match=r"no pidfile's .*left as it is; remove it if"):
+        write(file)
+    assert path.read_text() == text
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert query(str(path)).locked is False
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\0" * 4096, "4000000", "12\nboot: x\n", " 12 \n"])
+def test_what_a_pidfile_may_be_left_as(path, text):
+    path.write_text(text)
+    path.chmod(0o600)
+    with taken(path) as file:
+        assert path.read_text() == text
+        write(file)
+        assert path.read_text().startswith(f"{os.getpid()}\nboot: ")
 
 
 def test_a_reader_never_finds_a_held_file_empty(path, monkeypatch):

@@ -144,7 +144,7 @@ def test_no_program_gets_a_lock_that_was_moved_up(start, pidfile, nic):
     assert found["socket"] & os.O_CLOEXEC
 
 
-@pytest.mark.parametrize("stale", ["", "x" * 5000], ids=["new", "long"])
+@pytest.mark.parametrize("stale", ["", "1\n" + "x" * 5000], ids=["new", "long"])
 def test_a_text_that_is_cut_short(start, pidfile, stale):
     """write(2) may take a part of it and call that a success."""
     pidfile.write_text(stale)
