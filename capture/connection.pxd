@@ -36,7 +36,8 @@ cdef class Application:
 cdef class ConnectionTable:
     cdef public Reassembly reassembly
     cdef public Application application
-    cdef public long long now_ns, next_tick_ns
+    cdef public long long now_ns, next_tick_ns, early_ns, back_ns, early_since_ns, clock_steps
+    cdef public bint live
     cdef public long long segments, data, control, untracked, late, ignored
     cdef public long long opened, midstream, resets_ignored, left, collisions
     cdef public list closed
@@ -56,6 +57,7 @@ cdef class ConnectionTable:
     cpdef int prefetch_consumers(self, Segment segment) except? -1
     cpdef int shed(self, Segment segment) except? -1
     cpdef int tick(self, long long now_ns) except? -1
+    cpdef int behind(self, long long now_ns) except? -1
     cpdef int shutdown(self) except? -1
     cdef long long _slot(self, Segment segment) noexcept
     cdef Connection _find(self, Segment segment, long long slot)
@@ -70,6 +72,7 @@ cdef class ConnectionTable:
     cdef int _reset(self, Connection connection, Segment segment, bint from_a) except? -1
     cdef bint _reset_fits(self, Connection connection) except? -1
     cdef int _settle(self, Connection connection) except? -1
+    cdef int _wait_from_now(self, Connection connection) except? -1
     cdef bint _give_up(self, Stream stream) except? -1
     cdef bint _force(self, Connection connection) except? -1
     cdef int _close(self, Connection connection, int reason) except? -1

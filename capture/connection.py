@@ -17,6 +17,16 @@ Invariants:
 - A done connection holds no stream, no buffer and no application.
 - segments = data + control + untracked + late + ignored.
 
+Time is that of the frames: `now_ns` is the latest of theirs. It can be set back: of a host by NTP, of a replay by the
+next file. One frame that is STEP_NS behind may only be late (files that were merged, a ring block that was long in
+filling: a second or so), or its time is wrong. Where all are that far behind for SURE_NS of their time, the clock was
+set back; nothing is given up until that is known. `now_ns` is theirs from then on, and `back_ns` grows by the
+difference, so that now_ns + back_ns never goes back. The age of connections and the order of `waiting` go by that sum:
+nothing in the table is touched, however large it is and however often a file does that.
+Where the clock goes forward by more than STEP_NS at once, it first takes back what it was set back: one that goes back
+and forth makes no connection idle. What is more than that is silence in a file, and time that has passed. A NIC
+(`live`) is never silent for so long, since its host tells the time then: its clock was set, and no time has passed.
+
 Bounds: `max_connections` (done ones are evicted first, then embryonic, then the longest idle); timers run on the time
 of the frames. Slots are chosen by multilinear hashing with secret keys (Dietzfelbinger 1996; a sender cannot aim at
 one slot), and a chain has at most MAX_CHAIN connections.
@@ -63,6 +73,9 @@ _MAX_CHAIN = cython.declare(cython.int, 64)
 _TOUCH_NS = cython.declare(cython.longlong, 250_000_000)  # the queues are in order of age to this grain
 _TICK_NS = cython.declare(cython.longlong, 50_000_000)
 _RST_WINDOW = cython.declare(cython.longlong, 1 << 24)  # how far ahead of the stream a RST is believed
+_STEP_NS = cython.declare(cython.longlong, 3_000_000_000)
+_SURE_NS = cython.declare(cython.longlong, 1_000_000_000)
+_MOST_BACK_NS = cython.declare(cython.longlong, 3 << 60)  # times are below 1 << 62: the sum, and a timeout, fit 64 bits
 _ONE_SIDED = cython.declare(cython.longlong, 10)  # reorder windows that a hole is waited for where nobody acknowledges
 
 
@@ -73,7 +86,8 @@ _ONE_SIDED = cython.declare(cython.longlong, 10)  # reorder windows that a hole 
 class Connection:
     """Both directions of one TCP conversation. End `a` sent the first segment seen; `forward` carries a's bytes.
 
-    `client` is A or B, or UNKNOWN while neither a handshake nor the application has told. Times are in ns, 0: unknown.
+    `client` is A or B, or UNKNOWN while neither a handshake nor the application has told. Times are in ns, 0: unknown;
+    `touched_ns` is with the table's `back_ns`.
     `path` is that of its segments, `outers` the tunnels that its first segment came through, outermost first, or None.
     `application` belongs to the application.
     """
@@ -150,7 +164,7 @@ class ConnectionTable:
 
     def __init__(
         self, application: Application, reassembly: Reassembly, *, max_connections: int, reorder_ns: int,
-        handshake_timeout_ns: int, idle_timeout_ns: int, closing_timeout_ns: int,
+        handshake_timeout_ns: int, idle_timeout_ns: int, closing_timeout_ns: int, live: bool = False,
     ) -> None:  # fmt: skip
         size: int = 1024
         while size < max_connections and size < 1 << 24:
@@ -166,6 +180,10 @@ class ConnectionTable:
         self.newest: list[Connection] = [None, None, None]
         self.waiting: deque[tuple[int, Connection]] = deque()
         self.now_ns = self.next_tick_ns = 0
+        self.early_ns = 0  # a frame before this is STEP_NS behind
+        self.early_since_ns = -1  # the first of those that came since the last tick, -1: none
+        self.back_ns = self.clock_steps = 0
+        self.live = live
         self.segments = self.data = self.control = self.untracked = self.late = self.ignored = 0
         self.opened = self.midstream = self.resets_ignored = self.left = self.collisions = 0
         self.closed = [0, 0, 0, 0, 0, 0]
@@ -192,6 +210,8 @@ class ConnectionTable:
             self.now_ns = now_ns
             if now_ns >= self.next_tick_ns:
                 self.tick(now_ns)
+        elif now_ns < self.early_ns:
+            self.behind(now_ns)
         slot = segment.slot if segment.slot >= 0 else self._slot(segment)
         connection = self._find(segment, slot)
         from_a = self.from_a
@@ -225,8 +245,8 @@ class ConnectionTable:
             ):
                 connection = self._replace(connection, segment, _RST_REASON)
                 from_a = True
-        if now_ns - connection.touched_ns > _TOUCH_NS:
-            connection.touched_ns = now_ns
+        if self.now_ns + self.back_ns - connection.touched_ns > _TOUCH_NS:
+            connection.touched_ns = self.now_ns + self.back_ns
             self._dequeue(connection)
             self._enqueue(connection, connection.queue)
         if connection.ignored:
@@ -348,14 +368,30 @@ class ConnectionTable:
     @cython.ccall
     @cython.exceptval(-1)
     def tick(self, now_ns: cython.longlong) -> cython.int:
-        """The clock, from the frames: gives up holes that were waited for, ends what was idle for too long."""
+        """The clock, from the frames, or of a NIC without any from the host: gives up holes that were waited for, ends
+        what was idle for too long."""
         connection: Connection
         queue: cython.int
         timeout_ns: cython.longlong
-        if now_ns > self.now_ns:
-            self.now_ns = now_ns
+        step_ns: cython.longlong
+        age_ns: cython.longlong
+        if now_ns < self.now_ns:
+            if now_ns < self.early_ns:
+                self.behind(now_ns)
+            return 0
+        step_ns = now_ns - self.next_tick_ns
+        if step_ns > _STEP_NS and self.next_tick_ns != 0:
+            if not self.live and step_ns > self.back_ns:
+                step_ns = self.back_ns
+            if step_ns > 0:
+                self.back_ns -= step_ns
+                self.clock_steps += 1
+        self.now_ns = now_ns
         self.next_tick_ns = now_ns + _TICK_NS
-        while self.waiting and self.waiting[0][0] <= now_ns:
+        self.early_ns = now_ns - _STEP_NS
+        self.early_since_ns = -1
+        age_ns = now_ns + self.back_ns
+        while self.waiting and self.waiting[0][0] <= age_ns:
             connection = self.waiting.popleft()[1]
             connection.waiting = False
             if not connection.done and not connection.ignored:
@@ -364,10 +400,23 @@ class ConnectionTable:
             timeout_ns = self.timeouts_ns[queue]
             while True:
                 connection = self.oldest[queue]
-                if connection is None or connection.touched_ns + timeout_ns > now_ns:
+                if connection is None or connection.touched_ns + timeout_ns > age_ns:
                     break
                 self._close(connection, _TIMEOUT_REASON)
                 self._remove(connection)
+        return 0
+
+    @cython.ccall
+    @cython.exceptval(-1)
+    def behind(self, now_ns: cython.longlong) -> cython.int:
+        """A frame came with this time, which is before `early_ns`: finds out whether the clock was set back."""
+        if self.early_since_ns < 0 or now_ns < self.early_since_ns:
+            self.early_since_ns = now_ns
+        elif now_ns - self.early_since_ns >= _SURE_NS and self.now_ns - now_ns + self.back_ns <= _MOST_BACK_NS:
+            self.back_ns += self.now_ns - now_ns
+            self.clock_steps += 1
+            self.now_ns = self.next_tick_ns = now_ns
+            self.tick(now_ns)
         return 0
 
     @cython.ccall
@@ -482,7 +531,7 @@ class ConnectionTable:
         connection.path = segment.path
         if segment.depth > 0:
             connection.outers = self._outers(segment)
-        connection.touched_ns = segment.timestamp_ns
+        connection.touched_ns = self.now_ns + self.back_ns
         connection.forward = new_stream(self.reassembly)
         connection.backward = new_stream(self.reassembly)
         connection.forward.peer = connection.backward
@@ -646,7 +695,8 @@ class ConnectionTable:
     def _repeated(self, connection: Connection, segment: Segment, from_a: cython.bint) -> cython.bint:
         """This SYN is a late copy of the one that began a connection which has just ended, and begins no new one."""
         first: cython.longlong = connection.a_first if from_a else connection.b_first
-        return advance(segment.seq, 1) == first and self.now_ns - connection.touched_ns <= self.reorder_ns
+        age_ns: cython.longlong = self.now_ns + self.back_ns - connection.touched_ns
+        return advance(segment.seq, 1) == first and age_ns <= self.reorder_ns
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -749,7 +799,7 @@ class ConnectionTable:
             while forward.drain(False, self.now_ns) or backward.drain(False, self.now_ns):
                 pass
             deadline = self._deadline(connection)
-            if deadline == 0 or deadline > self.now_ns:
+            if deadline == 0 or deadline > self.now_ns or self.early_since_ns >= 0:
                 break
             if connection.reset_ns != 0 and connection.reset_ns + self.reorder_ns <= self.now_ns:
                 if self._reset_fits(connection):
@@ -766,8 +816,24 @@ class ConnectionTable:
         elif forward.closed and backward.closed:
             self._finish(connection, 0)
         elif deadline != 0 and not connection.waiting:
+            if self.clock_steps != 0:
+                self._wait_from_now(connection)
+                deadline = self._deadline(connection)
             connection.waiting = True
-            self.waiting.append((deadline if deadline > self.now_ns else self.now_ns + 1, connection))
+            if deadline <= self.now_ns:
+                deadline = self.now_ns + 1
+            self.waiting.append((deadline + self.back_ns, connection))
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _wait_from_now(self, connection: Connection) -> cython.int:
+        """What is waited for since before the clock was set back is waited for anew: its time is one that will be."""
+        stream: Stream
+        for stream in (connection.forward, connection.backward):
+            stream.hole_since_ns = min(stream.hole_since_ns, self.now_ns)
+            stream.acked_since_ns = min(stream.acked_since_ns, self.now_ns)
+        connection.reset_ns = min(connection.reset_ns, self.now_ns)
         return 0
 
     @cython.cfunc
@@ -863,7 +929,9 @@ class ConnectionTable:
         self.closed[reason] += 1
         self._release(connection)
         # A RST ends it when the frame came, though the window after it may have been noticed much later.
-        connection.touched_ns = connection.reset_ns if connection.reset_ns != 0 else self.now_ns
+        connection.touched_ns = self.now_ns + self.back_ns
+        if 0 < connection.reset_ns < self.now_ns:
+            connection.touched_ns = connection.reset_ns + self.back_ns
         self._dequeue(connection)
         self._enqueue(connection, _DONE)
         return 0

@@ -217,6 +217,8 @@ class FrameLoop:
             connections.now_ns = segment.timestamp_ns
             if segment.timestamp_ns >= connections.next_tick_ns:
                 connections.tick(segment.timestamp_ns)
+        elif segment.timestamp_ns < connections.early_ns:
+            connections.behind(segment.timestamp_ns)
         number = _mixed(segment.source_high, segment.source_low, segment.source_port, self.key)
         number += _mixed(segment.destination_high, segment.destination_low, segment.destination_port, self.key)
         number = (((number ^ segment.path) * self.key & _MASK) >> 32) * self.workers

@@ -4,9 +4,13 @@ More traffic than the cores take apart: whole connections are left out, which fr
 that overflows loses frames at random instead, and with them a part of nearly every connection.
 The sink takes records more slowly than they come: first the content of bodies is left out, which is most of a record.
 Where that is not enough, the sink gives the newest records up (`queue_full`).
+
+The time here is that of a clock which cannot be set: the frames have that of the host, which can be set back.
 """
 
 import logging
+import time
+from collections.abc import Callable
 
 from ..config.settings import OverloadSettings
 from .encode import Encoder
@@ -49,8 +53,7 @@ class Overload:
         self._too_much = ALL  # the share at the last cut
 
     def step(self, waiting: int, room: int, now_ns: int) -> int:
-        """One block was read, and now so many wait, of so many that can. `now_ns`: the time of the frames. Returns the
-        share, LEAST to ALL."""
+        """One block was read, and now so many wait, of so many that can. Returns the share, LEAST to ALL."""
         if room >= LEAST_ROOM and 2 * waiting > room:
             self._cut(waiting, room)
             self._quiet_since_ns = now_ns
@@ -92,24 +95,26 @@ class Overload:
 
 
 class Shedding:
-    """Of a run on a NIC: `after_block()` after each block."""
+    """Of a run on a NIC: `after_block()` after each block. `clock`: ns, from any time on."""
 
     def __init__(
-        self, settings: OverloadSettings, source: Source, sink: Sink, loop: FrameLoop, encoder: Encoder
-    ) -> None:
+        self, settings: OverloadSettings, source: Source, sink: Sink, loop: FrameLoop, encoder: Encoder,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:  # fmt: skip
         self._settings = settings
         self._source = source
         self._sink = sink
         self._loop = loop
         self._encoder = encoder
+        self._clock = clock
         self._overload = Overload()
         self._said_share = ALL
-        self._said_ns = 0
+        self._said_ns = -SAY_NS  # the host may have been started just now
         self._said_behind = False
-        self._said_behind_ns = 0
+        self._said_behind_ns = -SAY_NS
 
-    def after_block(self, now_ns: int) -> None:
-        """`now_ns`: the time of the frames."""
+    def after_block(self) -> None:
+        now_ns = self._clock()
         if self._settings.shed_connections:
             waiting, room = self._source.waiting()
             share = self._overload.step(waiting, room, now_ns)

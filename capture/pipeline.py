@@ -87,6 +87,7 @@ class Pipeline:
             handshake_timeout_ns=int(tcp.handshake_timeout_seconds * NS),
             idle_timeout_ns=int(tcp.idle_timeout_seconds * NS),
             closing_timeout_ns=int(tcp.closing_timeout_seconds * NS),
+            live=source.live,
         )
         self.decoder = decoder or new_decoder(settings)
         self.defragmenter = Defragmenter(settings.defrag)
@@ -118,7 +119,7 @@ class Pipeline:
             self.defragmenter.tick(self.connections.now_ns)
             sink.poll()
             if source.live:
-                self.shedding.after_block(self.connections.now_ns)
+                self.shedding.after_block()
             each_block()
 
     def do_not_wait(self) -> None:
@@ -143,6 +144,10 @@ class Pipeline:
         self.sink.flush(self.settings.kafka.flush_timeout_seconds)
         self.sink.close()
         self.finished = True
+        return self.not_delivered()
+
+    def not_delivered(self) -> int:
+        """Records that were not delivered, so far."""
         stats = self.sink.stats()
         return stats.records - stats.delivered
 

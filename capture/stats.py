@@ -196,6 +196,7 @@ def ledger(
         "shed": loop.shed_connections,
         "evicted_by_collision": connections.collisions,
         "active": connections.active,
+        "clock_steps": connections.clock_steps,
     }
     messages: Numbers = {
         "requests": limits.requests,
@@ -269,7 +270,7 @@ def merged(*, live: bool, source: SourceStats, frames: int, shares: Sequence[Sha
     """The ledger of all workers. `frames`: how many were given to each of them. `workers`: counters about them.
 
     All frames were seen by each worker, and each segment belongs to one: what comes before the segments is the same in
-    all of them and is counted once, the rest is summed."""
+    all of them and is counted once, as is what becomes of their clock; the rest is summed."""
     imbalances = [f"{share.name}: {line}" for share in shares for one in share.ledgers for line in one["imbalances"]]
     sums = [_sum(share.ledgers) for share in shares]
     known = [number for number, share in enumerate(shares) if share.whole] or sorted(
@@ -277,6 +278,8 @@ def merged(*, live: bool, source: SourceStats, frames: int, shares: Sequence[Sha
     )
     first = sums[known[0]] if sums else {}
     sections = _sum(sums)
+    if "connections" in sections:  # the clock is the same for all of them
+        sections["connections"]["clock_steps"] = max(one.get("connections", {}).get("clock_steps", 0) for one in sums)
     for stage in ("frames", "fragments"):
         sections[stage] = dict(first.get(stage, {}))
         for number in known[1:]:

@@ -1,9 +1,26 @@
 """The table: which connection a segment belongs to, what opens and ends one, and the bounds."""
 
+import json
+import random
+
 import pytest
 from http_capture.config.settings import BodySettings, Settings, TcpSettings
-from line import Frames, Result, comparables, make, run
-from traffic import ACK, FIN, PSH, RST, SYN, URG, Conversation, Frame, http_request, http_response, mix
+from line import Frames, Result, comparables, make, run, strict
+from traffic import (
+    ACK,
+    FIN,
+    PSH,
+    RST,
+    START_NS,
+    SYN,
+    URG,
+    Conversation,
+    Frame,
+    fragment,
+    http_request,
+    http_response,
+    mix,
+)
 
 MS = 1_000_000
 SECOND = 1000 * MS
@@ -620,3 +637,221 @@ def test_cut_frames_sent_again_in_full() -> None:
     assert seen(run(frames)) == ["/ complete"]
     frames = [(ns, data[:100], 1, len(data)) for ns, data in conv.frames]
     assert seen(run(frames)) == ["/ truncated_capture"]
+
+
+# The clock of the host is set, or a file has times of two clocks.
+
+HOUR = 3600 * SECOND
+
+
+def talk(start_ns: int, seconds: float, port: int = 7000, conv: Conversation | None = None) -> Conversation:
+    """An exchange every 100 ms; of a connection that is open already, or a new one."""
+    if conv is None:
+        conv = Conversation(("10.8.0.1", port))
+    new = not conv.frames
+    conv.now_ns = start_ns
+    if new:
+        conv.handshake()
+    while conv.now_ns < start_ns + int(seconds * SECOND):
+        exchange(conv, f"/{len(conv.frames)}")
+        conv.wait(100 * MS - 3 * conv.step_ns)
+    return conv
+
+
+def reordered(start_ns: int) -> Conversation:
+    """The mirror shows a segment only when its receiver has acknowledged it."""
+    conv = Conversation(("10.8.0.2", 1), start_ns=start_ns)
+    conv.handshake()
+    conv.send("client", http_request("GET", "/reordered"))
+    conv.send("server", http_response(200, body=b"x" * 5000))
+    conv.ack("client")
+    late = conv.frames.pop(5)
+    conv.frames.append((conv.now_ns, late[1]))
+    return conv
+
+
+def steps(result: Result) -> int:
+    number: int = result.ledger.sections["connections"]["clock_steps"]
+    return number
+
+
+@pytest.mark.parametrize("back_seconds", [5, 3600, 50 * 365 * 86400], ids=["seconds", "hour", "years"])
+@pytest.mark.parametrize("known", [False, True], ids=["before it is known", "when it is known"])
+def test_reordering_after_the_clock_was_set_back(back_seconds: int, known: bool) -> None:
+    """What comes out of order is no gap; and once it is known, a fragment waits for the others."""
+    now = talk(START_NS - back_seconds * SECOND, 1.5 if known else 0.5, 7001)
+    conv = reordered(now.now_ns)
+    parts = [(timestamp_ns, part) for timestamp_ns, frame in conv.frames for part in fragment(frame, 512)]
+    last = parts if known else conv.frames
+    result = run([*talk(START_NS, 0.5).frames, *now.frames, *last], per_block=1)
+    assert {line.split()[1] for line in seen(result)} == {"complete"}
+    assert result.ledger.sections["bytes"]["gaps"] == 0
+    assert steps(result) == known
+    assert (result.pipeline.connections.now_ns == parts[-1][0]) == known
+
+
+def test_timeouts_after_the_clock_was_set_back() -> None:
+    """Also while frames come all the time: each has its own time to be idle, and no more."""
+    frames = list(talk(START_NS, 0.5).frames)
+    active: list[int] = []
+    for second in range(60):
+        frames += talk(START_NS - HOUR + second * SECOND, 0.9, 8000 + second).frames
+    pipeline = make(Frames(frames, per_block=1), bounded(idle_timeout_seconds=10.0, max_connections=1000))
+    pipeline.run(lambda: False, lambda: active.append(pipeline.connections.active))
+    assert max(active) <= 12
+    assert pipeline.connections.active == 10
+    pipeline.finish()
+    closed = pipeline.ledger().sections["connections"]["closed"]
+    assert (closed["timeout"], closed["shutdown"], closed["evicted"]) == (51, 10, 0)
+
+
+@pytest.mark.parametrize("waits_for", ["the hole", "the end", "the start"])
+@pytest.mark.parametrize("back_ns", [5 * SECOND, HOUR])
+def test_what_is_waited_for_when_the_clock_is_set_back(waits_for: str, back_ns: int) -> None:
+    """No longer than two reorder windows after it is known that the clock was set."""
+    conv = Conversation(mss=200)
+    if waits_for != "the start":
+        conv.handshake()
+    conv.send("client", http_request("GET", "/a"))
+    if waits_for == "the hole":
+        conv.send("server", http_response(200, body=b"x" * 600), drop={1})
+        conv.ack("client")
+    if waits_for == "the end":
+        conv.rst("client")
+    after = Conversation(("10.8.0.1", 1), start_ns=conv.now_ns - back_ns, step_ns=10 * MS)
+    after.handshake()
+    for _ in range(300):
+        after.ack("client")
+    known_ns = after.frames[0][0] + SECOND
+    pipeline = make(Frames([*conv.frames, *after.frames], per_block=1))
+    table = pipeline.connections
+    before = (0, 0, 0) if waits_for == "the start" else (0, 0, 1)
+    times: list[int] = []
+
+    def look() -> None:
+        if (table.reassembly.gaps, table.closed[1], pipeline.limits.requests) != before and table.now_ns < START_NS:
+            times.append(table.now_ns)
+
+    pipeline.run(lambda: False, look)
+    assert known_ns < times[0] < known_ns + 500 * MS
+
+
+def test_one_frame_with_a_wrong_time() -> None:
+    """Far behind, it changes nothing; far ahead, the clock comes back in a second."""
+    for wrong_ns, times in ((-HOUR, 0), (HOUR, 1)):
+        conv = talk(START_NS, 5.0)
+        at = len(conv.frames) // 2
+        conv.frames[at] = (conv.frames[at][0] + wrong_ns, conv.frames[at][1])
+        result = run(conv.frames)
+        assert steps(result) == times
+        assert result.pipeline.connections.now_ns == conv.frames[-1][0]
+        assert result.ledger.sections["bytes"]["gaps"] == 0
+
+
+def test_files_of_two_clocks_are_merged() -> None:
+    """Frame by frame: the clock is the later one, and neither side is idle by it."""
+    one, two = talk(START_NS, 10.0), talk(START_NS - 60 * SECOND, 10.0, 7001)
+    frames = [frame for pair in zip(one.frames, two.frames, strict=True) for frame in pair]
+    result = run(frames, bounded(idle_timeout_seconds=20.0, max_connections=10))
+    assert connections(result) == {"shutdown": 2}
+    assert steps(result) == 0
+
+
+@pytest.mark.parametrize("apart_ns", [15 * SECOND, HOUR])
+def test_the_clock_goes_back_and_forth(apart_ns: int) -> None:
+    """Every few seconds: what it was set back it may go forward again, and no connection is idle by it."""
+    frames: list[Frame] = []
+    one, two = Conversation(), Conversation(("10.8.0.1", 1))
+    for second in range(0, 60, 2):
+        for conv, start_ns in ((one, START_NS), (two, START_NS - apart_ns)):
+            known = len(conv.frames)
+            frames += talk(start_ns + second * SECOND, 2.0, conv=conv).frames[known:]
+    result = run(frames, bounded(idle_timeout_seconds=20.0, max_connections=10))
+    assert connections(result) == {"shutdown": 2}
+    assert {line.split()[1] for line in seen(result)} == {"complete"}
+    assert steps(result) == 59
+
+
+def test_silence_in_a_file_is_time_also_after_the_clock_was_set_back() -> None:
+    """But for what it was set back."""
+    frames = [*talk(START_NS, 0.5).frames, *talk(START_NS - 30 * SECOND, 1.5, 7001).frames]
+    settings = bounded(idle_timeout_seconds=20.0, max_connections=10)
+    silent = talk(START_NS + 60 * SECOND, 0.5, 7002)
+    assert connections(run([*frames, *silent.frames], settings)) == {"timeout": 2, "shutdown": 1}
+    silent = talk(START_NS, 0.5, 7002)
+    assert connections(run([*frames, *silent.frames], settings)) == {"shutdown": 3}
+
+
+def test_the_clock_is_set_while_the_nic_is_idle() -> None:
+    """The host's clock is the time then."""
+    conv = talk(START_NS, 0.5)
+    pipeline = make(Frames(conv.frames))
+    pipeline.run(lambda: False)
+    table = pipeline.connections
+    for _ in range(100):
+        table.tick(START_NS - HOUR)  # one and the same: nobody's clock
+    assert table.now_ns == conv.frames[-1][0]
+    for tenth in range(11):
+        assert table.now_ns == conv.frames[-1][0]
+        table.tick(START_NS - HOUR + tenth * 100 * MS)
+    assert table.now_ns == START_NS - HOUR + SECOND
+    for second in range(1, 305):
+        assert table.active == (second < 302)
+        table.tick(START_NS - HOUR + second * SECOND)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_the_clock_is_set_forward(live: bool) -> None:
+    """Of a NIC, which is never silent for so long, it is no time that has passed. Of a file it is."""
+    conv = talk(START_NS, 2.0)
+    talk(conv.now_ns + HOUR, 2.0, conv=conv)
+    pipeline = make(Frames(conv.frames))
+    pipeline.connections.live = live
+    pipeline.run(lambda: False)
+    assert pipeline.connections.closed[2] == (not live)
+    assert pipeline.connections.clock_steps == live
+    for second in range(299):
+        pipeline.connections.tick(conv.now_ns + second * SECOND)
+    assert pipeline.connections.active == 1
+    pipeline.connections.tick(conv.now_ns + 301 * SECOND)
+    assert pipeline.connections.active == 0
+
+
+def test_a_worker_without_a_connection_knows_the_time() -> None:
+    frames = [*talk(START_NS, 0.5).frames, *talk(START_NS - HOUR, 2.0, 7001).frames]
+    for number in range(3):
+        pipeline = make(Frames(frames))
+        pipeline.loop.share_with(3, number, 12345)
+        pipeline.run(lambda: False)
+        assert (pipeline.connections.now_ns, pipeline.connections.clock_steps) == (frames[-1][0], 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_clock_does(seed: int) -> None:
+    """On a NIC each exchange is what it is with a clock that goes on, and the ledger balances."""
+    chooser = random.Random(seed)
+    convs = []
+    for number in range(20):
+        conv = Conversation(("10.0.0.1", 1000 + number), start_ns=START_NS + chooser.randrange(20 * SECOND))
+        conv.handshake()
+        for _ in range(chooser.randrange(1, 30)):
+            exchange(conv, f"/{len(conv.frames)}")
+            conv.wait(chooser.randrange(SECOND))
+        if chooser.random() < 0.5:
+            conv.close()
+        convs.append(conv)
+    frames = mix(*convs)
+    wrong_ns = 0
+    wrong: list[Frame] = []
+    for timestamp_ns, frame in frames:
+        if chooser.random() < 0.01:
+            wrong_ns = chooser.choice((0, 1, -1)) * int(10 ** chooser.uniform(6, 17))
+        wrong.append((timestamp_ns + wrong_ns, frame))
+    pipeline = make(Frames(wrong, per_block=10))
+    pipeline.connections.live = True
+    pipeline.run(lambda: False)
+    pipeline.finish()
+    assert pipeline.ledger().imbalances == []
+    assert pipeline.connections.closed[2] == 0
+    records = [json.loads(value) for _, value, _, _ in pipeline.sink.sent if strict(value)]
+    assert comparables(records) == comparables(run(frames).records)

@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import random
+import time
 import zlib
 
 import pytest
@@ -310,6 +311,7 @@ class Told:
     def __init__(self):
         self.blocks = (0, ROOM)
         self.part = 0.0
+        self.now_ns = 5 * NS  # since the host was started
 
     def waiting(self):
         return self.blocks
@@ -330,14 +332,16 @@ def told(caplog):
 
 def shedding_of(told, **settings):
     pipeline = make(Frames([]), ALL_BODIES, Kept())
-    return Shedding(OverloadSettings(**settings), told, told, pipeline.loop, pipeline.encoder), pipeline
+    parts = (told, told, pipeline.loop, pipeline.encoder)
+    return Shedding(OverloadSettings(**settings), *parts, clock=lambda: told.now_ns), pipeline
 
 
 def test_bodies_are_left_out_from_a_half_until_a_quarter(told, caplog):
     shedding, pipeline = shedding_of(told)
     seen = []
     for number, told.part in enumerate((0.4, 0.51, 0.9, 0.3, 0.26, 0.24, 0.4, 0.6, 0.2)):
-        shedding.after_block(number * NS + 100 * NS)
+        told.now_ns = number * NS + 100 * NS
+        shedding.after_block()
         seen.append(pipeline.encoder.without_bodies)
     assert seen == [False, True, True, True, True, False, False, True, False]
     first, second = caplog.messages  # the second time came too soon after to be told again
@@ -350,24 +354,39 @@ def test_by_policy_neither_is_left_out(told, caplog):
     told.part = 1.0
     for number in range(100):
         told.blocks = (ROOM, ROOM)
-        shedding.after_block(number * NS)
+        told.now_ns = number * NS
+        shedding.after_block()
     assert (pipeline.loop.kept, pipeline.encoder.without_bodies) == (ALL, False)
     assert caplog.messages == []
 
 
 def test_an_overload_is_told_at_its_begin_now_and_then_and_at_its_end(told, caplog):
     shedding, pipeline = shedding_of(told)
-    now_ns = 100 * NS
     for waiting in (*range(20, 64, 4), *[63] * 50):
         told.blocks = (waiting, ROOM)
-        now_ns += NS // 100
-        shedding.after_block(now_ns)
+        told.now_ns += NS // 100
+        shedding.after_block()
     assert pipeline.loop.kept < ALL // 4
     (line,) = caplog.messages
     assert "% of the connections are recorded, whole; the rest is shed" in line
     told.blocks = (0, ROOM)
     while pipeline.loop.kept < ALL:
-        now_ns += NS
-        shedding.after_block(now_ns)
+        told.now_ns += NS
+        shedding.after_block()
     assert 2 < len(caplog.messages) < 12
     assert caplog.messages[-1] == "all connections are recorded again; 0 segments were shed"
+
+
+def test_the_share_rises_again_where_the_clock_of_the_frames_stands_still(told):
+    """As it does when it was set back: nothing here goes by it."""
+    shedding, pipeline = shedding_of(told)
+    for told.blocks, share in (((ROOM, ROOM), LEAST), ((0, ROOM), ALL)):
+        for _ in range(300):
+            told.now_ns += NS
+            shedding.after_block()
+        assert pipeline.loop.kept == share
+
+
+def test_the_clock_is_one_that_cannot_be_set(told):
+    pipeline = make(Frames([]), ALL_BODIES, Kept())
+    assert Shedding(OverloadSettings(), told, told, pipeline.loop, pipeline.encoder)._clock is time.monotonic_ns

@@ -1,5 +1,6 @@
 """The live source: the ring walker on made-up and damaged rings, filters, and a real NIC (veth) in a namespace."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -16,6 +17,8 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from http_capture.capture.errors import (
@@ -24,7 +27,7 @@ from http_capture.capture.errors import (
     UnavailableError,
     UsageError,
 )
-from http_capture.capture.source import af_packet, bpf
+from http_capture.capture.source import EndOfInput, af_packet, bpf
 from http_capture.capture.source.af_packet import AfPacket
 from http_capture.capture.source.block import Block
 from http_capture.capture.source.ring import RingWalker
@@ -400,6 +403,42 @@ def exchange(cable: Pair, frames: list[bytes], **settings: object) -> tuple[list
     return [frame[0] for frame in got], source
 
 
+class Counting:
+    """A socket of which the kernel has counted so many frames more, drops among them, since it was asked last."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self._real = real
+        self.frames = self.drops = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def getsockopt(self, level: int, option: int, *size: int) -> int | bytes:
+        got = self._real.getsockopt(level, option, *size)
+        if (level, option) != (af_packet.SOL_PACKET, af_packet.PACKET_STATISTICS):
+            return got
+        assert isinstance(got, bytes)
+        frames, drops, freezes = struct.unpack("3I", got)
+        got = struct.pack("3I", (frames + self.frames) % 2**32, (drops + self.drops) % 2**32, freezes)
+        self.frames = self.drops = 0
+        return got
+
+
+class Further:
+    """A ring walker that has walked so many frames more."""
+
+    def __init__(self, real: RingWalker) -> None:
+        self._real = real
+        self.more = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    @property
+    def frames(self) -> int:
+        return self._real.frames + self.more
+
+
 @pytest.mark.alone
 @needs_network
 class TestNic:
@@ -489,6 +528,38 @@ class TestNic:
         source.close()  # what lay unread in the ring is lost too
         stats = source.stats()
         assert (stats.received, stats.received - stats.dropped) == (2000, read)
+
+    @pytest.mark.parametrize("many", [False, True], ids=["one at a time", "for workers"])
+    @pytest.mark.parametrize(("count", "drops"), [(3_000_000_000, 1_000_000_000), (5_000_000_000, 4_000_000_000)])
+    def test_the_kernel_counts_in_32_bits(
+        self, count: int, drops: int, many: bool, cable: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In seconds a run has more frames than these hold: a stop waits for the open ring block all the same."""
+        source = AfPacket(SourceSettings(iface=(cable.far,), ring_timeout_ms=500))
+        if many:
+            source.lend_many()
+        kernel = source._socket = Counting(source._socket)  # type: ignore[assignment]
+        walker = source._walker = Further(source._walker)  # type: ignore[assignment]
+        passed = 0.0
+        monkeypatch.setattr(af_packet, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed))
+        for _ in range(6):
+            kernel.frames += count
+            kernel.drops += drops
+            walker.more += count - drops
+            passed += 1.5
+            assert source.read(0).count == 0
+        with sender(cable.namespace, cable.near) as out:
+            for _ in range(5):
+                out.send(TCP80)
+        source.stop()
+        got: list[bytes] = []
+        with contextlib.suppress(EndOfInput):
+            while True:
+                got += [frame[0] for frame in source.read(0.1).frames()]
+        source.close()
+        assert got == [TCP80] * 5
+        stats = source.stats()
+        assert (stats.received, stats.dropped) == (6 * count + 5, 6 * drops)
 
     def test_what_is_lent_stays_until_the_next_read(self, cable: Pair) -> None:
         settings = SourceSettings(

@@ -11,6 +11,7 @@ from http_capture.capture import run as run_module
 from http_capture.capture.cli import main
 from http_capture.capture.pipeline import Pipeline
 from http_capture.capture.sink.null import Null
+from http_capture.capture.stats import Share, merged
 from line import DIALOGUES, Frames, Kept, make, speak
 from traffic import Conversation, fragment, write_pcap
 
@@ -102,6 +103,26 @@ def test_each_counter_is_watched(counter: str, equation: str, by: int) -> None:
     assert f"({'+' if '+1)' in ledger.as_text() else '-'}1)" in ledger.as_text()
     assert "NO: " in ledger.as_text()
     assert ledger.as_json()["imbalances"] == ledger.imbalances
+
+
+def test_the_clock_of_workers_is_one() -> None:
+    """Each of them counts when it is set: it is not set more often where there are more of them."""
+    conv = speak(Conversation(), DIALOGUES["keep-alive"])
+    conv.wait(-3600 * 1_000_000_000)
+    for _ in range(20):
+        conv.ack("client")
+        conv.wait(100_000_000)
+    shares = []
+    for number in range(3):
+        pipeline = make(Frames(conv.frames))
+        pipeline.loop.share_with(3, number, 0x1234567890ABCDEF)
+        pipeline.run(lambda: False)
+        pipeline.finish()
+        shares.append(Share(f"worker {number}", [pipeline.ledger().as_json()], True))
+    source = pipeline.source.stats()
+    ledger = merged(live=False, source=source, frames=source.received, shares=shares, workers={"count": 3})
+    assert ledger.balanced, ledger.imbalances
+    assert "clock_steps 1" in ledger.as_text()
 
 
 def test_while_it_runs() -> None:
