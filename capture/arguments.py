@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from typing import NoReturn
 
 from .errors import UsageError
@@ -23,3 +25,19 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def say(text: str = "") -> bool:
+    """Prints what a command answers, or only flushes what was printed. Nobody who reads it any more is no error; False,
+    after a line on standard error, where it cannot be written."""
+    try:
+        if text:
+            print(text)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that what is left in the buffer goes somewhere at the exit
+        if not isinstance(error, BrokenPipeError):
+            print(f"http-capture: cannot write to standard output: {error.strerror}", file=sys.stderr)
+            return False
+    return True

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .arguments import Parser
-from .errors import HttpCaptureError, UsageError
+from .arguments import Parser, say
+from .errors import HttpCaptureError, UndeliveredError, UsageError
 
 if TYPE_CHECKING:
     from ..config.loading import Flags
@@ -28,7 +29,8 @@ http-capture --iface NIC --pidfile FILE [options]     record a mirrored network 
 EPILOG = """\
 commands:
   run                  what is done without a command
-  status               whether a copy runs, and who holds the guard (0 running, 3 not running, 4 unknown)
+  status               whether a copy runs, and who holds the guard (0 running, 1 dead, its text is left, 3 not running,
+                       4 unknown)
   stop                 ends the running copy cleanly and waits for it
   verify               looks for second copies and a damaged guard, whatever the guard itself says
   supervisor-listener  under supervisord: an alert that names the holder when a start is refused, a start once it ended
@@ -60,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     source = parser.add_argument_group("where frames come from")
     source.add_argument("--iface", action="append", metavar="NIC", help="network card to read")
-    source.add_argument("--read", nargs="+", metavar="FILE", help="pcap or pcapng files, .gz, .zst, folders, - (stdin)")
+    source.add_argument(
+        "--read", action="extend", nargs="+", metavar="FILE", help="pcap or pcapng files, .gz, .zst, folders, - (stdin)"
+    )
     source.add_argument("--filter", metavar="EXPR", help="pcap-filter(7) expression, such as 'tcp port 80'")
     source.add_argument("--source", choices=("af_packet", "scapy"), help="how to read the NIC (af_packet)")
     guard = parser.add_argument_group("guard (with --iface)")
@@ -71,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         "--die-with-parent", action="store_true", help="stop when the parent ends, also a supervisord that is killed"
     )
     process.add_argument("--user", metavar="NAME", help="become this user (NAME or UID:GID) once the NIC is open")
-    process.add_argument("--workers", metavar="N", help="spread the connections over N more processes, 1 to 64 (none)")
+    process.add_argument(
+        "--workers", metavar="N", help="spread the connections over N more processes, 2 to 64 (1: over none)"
+    )
     sink = parser.add_argument_group("where records go")
     sink.add_argument("--sink", metavar="TO", help="kafka, stdout, null, file:PATH (kafka with --brokers, else stdout)")
     sink.add_argument("--brokers", metavar="HOST:PORT,...", help="Kafka bootstrap servers")
@@ -103,6 +109,10 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 def flags(options: argparse.Namespace) -> Flags:
     """The settings that were given on the command line, by table."""
+    from ..config.loading import sink_fault
+
+    if options.sink is not None and (fault := sink_fault(options.sink)):
+        raise UsageError(f"--sink {options.sink!r} {fault}")
     given: dict[str, dict[str, Any]] = {
         "guard": {
             "pidfile": options.pidfile,
@@ -132,13 +142,49 @@ def flags(options: argparse.Namespace) -> Flags:
         table, _, key = name.partition(".")
         if not (table and key and equals):
             raise UsageError(f"--set {text!r}: must be TABLE.KEY=VALUE")
-        given.setdefault(table, {})[key] = value
+        keys = given.setdefault(table, {})
+        if name.startswith("kafka.librdkafka.") and (part := key.partition(".")[2]):
+            before = keys.get("librdkafka")
+            keys["librdkafka"] = {**(before if isinstance(before, dict) else {}), part: value}
+        else:
+            keys[key] = value
     return given
+
+
+class _Stderr(io.FileIO):
+    """Standard error, which can be gone or full without an error: what a run comes to is in its exit code."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or len(data)
+        except OSError:
+            return len(data)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the program. Returns the exit code; every error that an operator can cause is one line on standard error."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    _standard_streams()
+    try:
+        code = _main(sys.argv[1:] if arguments is None else arguments)
+    except SystemExit as end:  # of --help
+        code = int(end.code or 0)
+    return code if say() else code or UndeliveredError.exit_code
+
+
+def _standard_streams() -> None:
+    """One that is closed is /dev/null: nothing that is opened later gets its number, and what is meant for standard
+    error does not end among the records on standard output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is sys.__stderr__:
+        file = io.BufferedWriter(_Stderr(2, "w", closefd=False))
+        sys.stderr = io.TextIOWrapper(file, errors="backslashreplace", line_buffering=True)
+
+
+def _main(arguments: list[str]) -> int:
     try:
         if arguments and not arguments[0].startswith("-"):
             if arguments[0] not in VERBS:
@@ -147,10 +193,10 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             verb = "run"
         if verb == "schema":
+            Parser("http-capture schema", "Prints the record's JSON Schema.", "").parse_args(arguments)
             from .record import json_schema_text
 
-            print(json_schema_text())
-            return 0
+            return 0 if say(json_schema_text()) else UndeliveredError.exit_code
         module, _, name = VERBS[verb].partition(":")
         if module:
             return int(getattr(import_module(f".{module}", __package__), name)(arguments))
@@ -174,14 +220,10 @@ def _run(options: argparse.Namespace) -> int:
     if options.version:
         from .run import describe_version
 
-        print(describe_version())
-        return 0
+        return 0 if say(describe_version()) else UndeliveredError.exit_code
     values, origins = loading.layers(options.config, os.environ, flags(options))
     pidfile, interfaces, interface_lock = loading.guard_part(values, origins)
-    read = values.get("source", {}).get("read")
-    if interfaces and read:
-        raise UsageError("--iface and --read exclude each other: a run has one source")
-    if not interfaces and not read:
+    if not loading.reads(values, origins) and not interfaces:
         raise UsageError(
             "nothing to read: name a network card (--iface eth1) or capture files (--read FILE); see --help"
         )

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ..config import loading
-from .arguments import Parser
+from .arguments import Parser, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +71,7 @@ def status(arguments: list[str]) -> int:
     if options.json:
         _print_json({"command": "status", "exit": seen.code, **_fields(seen)})
     else:
-        print(_status_text(seen))
+        say(_status_text(seen))
     return seen.code
 
 
@@ -99,7 +99,7 @@ def stop(arguments: list[str]) -> int:
             }
         )  # fmt: skip
     else:
-        print(f"http-capture: {text}")
+        say(f"http-capture: {text}")
     return outcome.code
 
 
@@ -121,9 +121,8 @@ def verify(arguments: list[str]) -> int:
             }
         )  # fmt: skip
     else:
-        for one in report.findings:
-            print(f"{one.kind}: {one.text}")
-        print(f"http-capture: {report.verdict}")
+        lines = [f"{one.kind}: {one.text}" for one in report.findings]
+        say("\n".join([*lines, f"http-capture: {report.verdict}"]))
     return report.code
 
 
@@ -246,4 +245,4 @@ def _fields(seen: Status) -> dict[str, Any]:
 def _print_json(value: dict[str, Any]) -> None:
     import json
 
-    print(json.dumps(value))
+    say(json.dumps(value))

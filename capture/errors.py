@@ -9,6 +9,7 @@
         UndeliveredError   74  records could not be delivered, or an output could not be written
         NotPermittedError  77
         ConfigurationError 78
+      StoppedError          0  asked to stop before anything was read
       LedgerError          70  the ledger does not balance: a bug of ours
       WorkerDiedError      70  a worker died, and the run does not go on without it
       WorkerFailedError        what ended a worker; its exit code is that of what it raised
@@ -38,7 +39,7 @@ class DamagedInputError(OperatorError):
 
 
 class NoInputError(OperatorError):
-    """No such capture file, it cannot be read, or it is not a capture file."""
+    """No such capture file, or it is not a capture file."""
 
     exit_code = 66
 
@@ -61,6 +62,12 @@ class NotPermittedError(OperatorError):
 
 class ConfigurationError(OperatorError):
     exit_code = 78
+
+
+class StoppedError(HttpCaptureError):
+    """The run was asked to stop while it was waiting to begin."""
+
+    exit_code = 0
 
 
 class LedgerError(HttpCaptureError):

@@ -9,8 +9,10 @@ told, are part of the loop: one that stalls looks like it. However a run ends, t
 released.
 """
 
+import errno
 import gc
 import importlib
+import io
 import json
 import logging
 import os
@@ -64,6 +66,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.stopped = False
+        self.on_stop: Callable[[], None] = lambda: None
         self._handler: _LogFile | None = None
 
     def install(self, handler: logging.Handler) -> None:
@@ -77,6 +80,7 @@ class _Signals:
         if self.stopped:
             raise KeyboardInterrupt
         self.stopped = True
+        self.on_stop()
 
     def _reopen(self, number: int, frame: FrameType | None) -> None:
         if self._handler is not None:
@@ -90,6 +94,17 @@ class _LogFile(logging.FileHandler):
 
     anew = False
     follows = False
+
+    def _open(self) -> io.TextIOWrapper:
+        """Never waits: a FIFO that nobody reads cannot be opened."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+        return open(os.open(self.baseFilename, flags, 0o666), "a", encoding=self.encoding, errors="backslashreplace")
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """What cannot be written there is said on standard error."""
+        error = sys.exc_info()[1]
+        reason = error.strerror if isinstance(error, OSError) else error
+        print(f"http-capture: {record.getMessage()} ({self.baseFilename}: {reason})", file=sys.stderr)
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.follows and self._has_moved():
@@ -120,10 +135,13 @@ def _open_log(settings: LogSettings) -> logging.Handler:
     if settings.file:
         try:
             handler = _LogFile(settings.file, encoding="utf-8")
-        except OSError as error:
+        except PermissionError as error:
             raise NotPermittedError(
                 f"log file {settings.file} cannot be opened ({error.strerror}): make its folder writable"
             ) from None
+        except OSError as error:
+            what = "nothing reads this FIFO" if error.errno == errno.ENXIO else error.strerror
+            raise UndeliveredError(f"log file {settings.file} cannot be opened: {what}") from None
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
@@ -154,7 +172,7 @@ def run(
     if several:
         sink = share_sink(settings.sink, settings.kafka, live=live, processes=settings.workers.count)
     else:
-        sink = open_sink(settings.sink, settings.kafka, live=live)
+        sink = open_sink(settings.sink, settings.kafka, live=live, stopped=lambda: signals.stopped)
     fanout: Fanout | None = None
     try:
         source = source or open_source(settings.source)
@@ -165,7 +183,7 @@ def run(
             if user is not None:
                 _import_late()
             pipeline = fanout = workers.Fanout(settings, source, sink, version=VERSION, instance=instance, user=user)
-            fanout.start()
+            fanout.start(lambda: signals.stopped)
         else:
             pipeline = Pipeline(
                 settings, source, sink, hostname=os.uname().nodename, version=VERSION, instance=instance
@@ -194,6 +212,10 @@ def run(
     if live:
         log.info("%s, instance %s", what, instance)
     notify.say(f"READY=1\nSTATUS={what}")
+    if not live:
+        signals.on_stop = lambda: _wait_no_longer_than(settings.kafka.flush_timeout_seconds, pipeline)
+        if signals.stopped:
+            signals.on_stop()
     progress = _progress(pipeline, source) if not live and not quiet else lambda: None
     if guard is not None and hasattr(source, "returned"):
         source.returned = lambda: _settle(guard)
@@ -210,6 +232,10 @@ def run(
         failure = _loop(pipeline, signals, each_block)
         notify.say("STOPPING=1\nSTATUS=stopping: delivering what was recorded")
         return _close(pipeline, failure, guard, quiet=quiet, as_json=as_json)
+    except KeyboardInterrupt:
+        source.close()
+        log.error("ended by a second signal: %s records or more were not delivered", f"{pipeline.not_delivered():,}")
+        raise
     except BaseException:
         source.close()
         raise
@@ -255,9 +281,16 @@ def _loop(
         return error
     finally:
         gc.enable()
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if signals.stopped:
             pipeline.do_not_wait()
     return None
+
+
+def _wait_no_longer_than(seconds: float, pipeline: "Pipeline | Fanout") -> None:
+    """A slow reader of the records of a replay may hold up the loop, which then cannot see that it is to stop."""
+    signal.signal(signal.SIGALRM, lambda number, frame: pipeline.do_not_wait())
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
 
 
 def _close(
@@ -299,7 +332,7 @@ def _close(
         log.error("the ledger does not balance, please report it: %s", "; ".join(ledger.imbalances))
     if as_json:
         print(json.dumps({"event": "ledger", **ledger.as_json()}), file=sys.stderr)
-    elif not quiet and not reader_gone:
+    elif (code or not quiet) and not reader_gone:
         print("ledger\n" + ledger.as_text(), file=sys.stderr)
     return code
 

@@ -36,12 +36,13 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import msgspec
 
 from ..config.settings import Settings
-from .errors import HttpCaptureError, UnavailableError, WorkerDiedError, WorkerFailedError
+from .errors import HttpCaptureError, StoppedError, UnavailableError, WorkerDiedError, WorkerFailedError
 from .pipeline import READ_SECONDS, Pipeline, new_decoder
 from .process import User, become, call_itself, end_with
 from .sink import SharedSink
@@ -60,7 +61,8 @@ SLOT_FRAMES = 16384  # of 64 bytes, with their headers
 HEADER_BYTES = 64  # of a slot; a cache line
 REPORT_BYTES = 64 << 10
 REPORT_SECONDS = 1.0
-STALL_SECONDS = 10.0  # that a worker of a NIC may take for one block
+STALL_SECONDS = 10.0  # that a worker of a NIC may take for one block, or to start in the place of another
+LEAVE_SECONDS = 3.0  # that one which has ended, or was killed, is waited for: a disk that stands still may hold it
 END_SECONDS = 30.0  # beside the time to flush, or to reach a broker
 MAX_DEATHS = 5
 DEATHS_SECONDS = 60.0
@@ -120,11 +122,12 @@ class _Worker:
 
     told, done: eventfd counters of blocks. finished: blocks that its number is done with or that are lost to it.
     ledgers: of its processes that died. over: nothing more is expected of it; whole: and it came to the end, alone.
+    leave_by: when it is not waited for any more (monotonic).
     """
 
     __slots__ = (
-        "done", "failed", "finished", "killed", "ledgers", "name", "number", "over", "pid", "pidfd", "ready", "reports",
-        "stalled_seconds", "told", "whole",
+        "done", "failed", "finished", "killed", "leave_by", "ledgers", "name", "number", "over", "pid", "pidfd",
+        "ready", "reports", "stalled_seconds", "told", "whole",
     )  # fmt: skip
 
     def __init__(self, number: int, memory: memoryview) -> None:
@@ -141,6 +144,7 @@ class _Worker:
         self.killed = False
         self.whole = True
         self.stalled_seconds = 0.0
+        self.leave_by = float("inf")
 
 
 class _Shared:
@@ -184,7 +188,8 @@ class _Shared:
         slot.block.lend_filled(slot.buffer, count)
         self._lent = True
         self._stats.received += count
-        self.now_ns = max(self.now_ns, now_ns)
+        if now_ns:
+            self.now_ns = now_ns
         return slot.block
 
     def waiting(self) -> tuple[int, int]:
@@ -241,7 +246,10 @@ class Fanout:
         self._published = 0
         self._frames = 0
         self._poll = select.poll()
-        self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        except OSError as error:
+            raise UnavailableError(f"workers cannot be started ({error.strerror}): see the limits") from None
         self._poll.register(self._news, select.POLLIN)
         self._looked = time.monotonic()
         self._each_block: Callable[[], None] = lambda: None
@@ -258,8 +266,10 @@ class Fanout:
 
     # The parent
 
-    def start(self) -> None:
-        """Forks the workers and waits until all of them have their sink. Raises what one of them raised."""
+    def start(self, stopped: Callable[[], bool]) -> None:
+        """Forks the workers and waits until all of them have their sink. Raises what one of them raised, and
+        StoppedError where `stopped()` meanwhile."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, nobody could tell how a worker ended
         try:
             for worker in self._workers:
                 self._fork(worker)
@@ -269,6 +279,8 @@ class Fanout:
         until = time.monotonic() + self.settings.kafka.start_timeout_seconds + END_SECONDS
         while not all(worker.ready for worker in self._workers):
             self._gather(READ_SECONDS)
+            if stopped():
+                self._trouble = self._trouble or StoppedError("stopped while the workers started: nothing was captured")
             if time.monotonic() > until:
                 late = [worker.name for worker in self._workers if not worker.ready]
                 self._trouble = self._trouble or UnavailableError(f"{', '.join(late)} did not start: is it stopped?")
@@ -385,17 +397,23 @@ class Fanout:
         # A pause of this process, too, is no worker's fault.
         passed = min(now - self._looked, 1.0)
         self._looked = now
-        if not self.source.live and not self._hurried:
+        for worker in self._workers:
+            if not worker.over and now > worker.leave_by:
+                self._leave(worker)
+        if not self._started or (not self.source.live and not self._hurried):
             return
         for worker in self._workers:
-            if worker.over or not worker.ready:
+            if worker.over:
                 continue
-            behind = self.source.live and worker.finished < self._published
+            behind = self.source.live and (worker.finished < self._published or not worker.ready)
             worker.stalled_seconds = worker.stalled_seconds + passed if behind else 0.0
             if not worker.killed and ((behind and worker.stalled_seconds > STALL_SECONDS) or now > self._ended_by):
                 worker.killed = True
+                worker.leave_by = now + LEAVE_SECONDS
                 self.hung += 1
-                what = f"has not finished a block in {STALL_SECONDS:g} s" if behind else "does not come to its end"
+                what = f"has not {'finished a block' if worker.ready else 'started'} in {STALL_SECONDS:g} s"
+                if not behind:
+                    what = "does not come to its end"
                 log.error("%s (pid %d) %s: it is killed", worker.name, worker.pid, what)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGKILL)
@@ -410,6 +428,8 @@ class Fanout:
         if report is None:
             return
         worker.ready = worker.ready or report["state"] != STARTING
+        if report["state"] == ENDED:
+            worker.leave_by = min(worker.leave_by, time.monotonic() + LEAVE_SECONDS)
         # A process that cannot begin in the place of one that died is another one that died.
         if report["failure"] is not None and not worker.failed and (report["state"] != STARTING or not self._started):
             worker.failed = True
@@ -420,6 +440,16 @@ class Fanout:
         pid, status = os.waitpid(worker.pid, os.WNOHANG)
         if not pid:
             return
+        how = os.waitstatus_to_exitcode(status)
+        self._without(worker, f"was ended by {_signal(-how)}" if how < 0 else f"ended with exit code {how}")
+
+    def _leave(self, worker: _Worker) -> None:
+        """It cannot end, as one that writes to a disk which stands still. It holds the guard until it does."""
+        self._without(worker, "cannot end, it waits for a device: it is left")
+
+    def _without(self, worker: _Worker, told: str) -> None:
+        """It does nothing any more. `told`: why, where it should have."""
+        worker.leave_by = float("inf")
         worker.killed = False
         with contextlib.suppress(BlockingIOError):
             worker.finished += os.eventfd_read(worker.done)
@@ -439,13 +469,11 @@ class Fanout:
             return
         worker.whole = False
         self.died += 1
-        how = os.waitstatus_to_exitcode(status)
-        told = f"was ended by {_signal(-how)}" if how < 0 else f"ended with exit code {how}"
         if report["failure"] is not None:
             told += f" ({report['failure'][0]})"
         self._deaths.append(time.monotonic())
         at_end = self._end >= 0 and worker.finished >= self._end
-        begun = worker.finished < self._published and not at_end
+        begun = worker.finished < self._published and not at_end and report["state"] != STARTING
         if begun:
             self.blocks_lost += 1
             worker.finished += 1
@@ -464,29 +492,44 @@ class Fanout:
         log.error(
             "%s (pid %d) %s: %swhat it had of connections is lost; it is restarted", worker.name, worker.pid, told, lost
         )
-        self.restarted += 1
-        self._fork(worker)
+        try:
+            self._fork(worker)
+        except UnavailableError as error:
+            self._trouble = self._trouble or error
+        else:
+            self.restarted += 1
 
     def do_not_wait(self) -> None:
-        """As Pipeline.do_not_wait."""
+        """As Pipeline.do_not_wait. May be called by a handler of a signal, at any moment."""
         self._hurried = True
+        for worker in self._workers:
+            if worker.pidfd >= 0:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(worker.pidfd, signal.SIGUSR1)
 
     def progress(self) -> tuple[int, int]:
         """As Pipeline.progress; exchanges of about a second ago."""
+        return self._frames, sum(ledger["exchanges"]["total"] for ledger in self._ledgers())
+
+    def not_delivered(self) -> int:
+        """As Pipeline.not_delivered, of about a second ago."""
+        return sum(ledger["records"]["total"] - ledger["records"]["delivered"] for ledger in self._ledgers())
+
+    def _ledgers(self) -> list[Report]:
+        """The last ones of those that run."""
         reports = [worker.reports.read() for worker in self._workers]
-        ledgers = [report["ledger"] for report in reports if report and report["ledger"]]
-        return self._frames, sum(ledger["exchanges"]["total"] for ledger in ledgers)
+        return [report["ledger"] for report in reports if report and report["ledger"]]
 
     def finish(self) -> int:
         """As Pipeline.finish: what was published is recorded, all workers flush, and end."""
         if not self._stopping and self.source.live:
             self._stop()
         self._ending = True
+        if self.source.live or self._hurried:
+            self._ended_by = time.monotonic() + self.settings.kafka.flush_timeout_seconds + END_SECONDS
         slot = self._free()
         self._end = self._published
         self._publish(slot, END_NOW if self._hurried else END, 0)
-        if self.source.live or self._hurried:
-            self._ended_by = time.monotonic() + self.settings.kafka.flush_timeout_seconds + END_SECONDS
         while not all(worker.over for worker in self._workers):
             self._gather(READ_SECONDS)
         self.source.close()
@@ -522,7 +565,9 @@ class Fanout:
             if worker.pidfd >= 0:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGKILL)
-                os.waitpid(worker.pid, 0)
+                if select.select([worker.pidfd], [], [], LEAVE_SECONDS)[0]:
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(worker.pid, 0)
                 os.close(worker.pidfd)
                 worker.pidfd = -1
                 worker.over = True
@@ -534,24 +579,40 @@ class Fanout:
     def _fork(self, worker: _Worker) -> None:
         worker.ready = worker.killed = False
         worker.stalled_seconds = 0.0
-        worker.told = os.eventfd(self._published - worker.finished, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        worker.done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        worker.pid = 0
         try:
+            worker.told = os.eventfd(self._published - worker.finished, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            worker.done = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
             with _signals_held() as mask:
                 worker.pid = os.fork()
                 if worker.pid == 0:
                     _end_as(lambda: self._work(worker, mask))
+            worker.pidfd = os.pidfd_open(worker.pid)
         except OSError as error:
             worker.over = True
+            if worker.pid:
+                os.kill(worker.pid, signal.SIGKILL)
+                os.waitpid(worker.pid, 0)
+            for descriptor in (worker.told, worker.done):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            worker.told = worker.done = -1
             raise UnavailableError(f"{worker.name} cannot be started ({error.strerror}): see the limits") from None
-        worker.pidfd = os.pidfd_open(worker.pid)
         self._poll.register(worker.pidfd, select.POLLIN)
         self._poll.register(worker.done, select.POLLIN)
 
     def _work(self, worker: _Worker, mask: set[signal.Signals]) -> None:
         """The life of a worker."""
+        pipeline: Pipeline | None = None
+
+        def do_not_wait(number: int, frame: FrameType | None) -> None:
+            self._hurried = True
+            if pipeline is not None:
+                pipeline.do_not_wait()
+
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, do_not_wait)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         end_with(self._parent, signal.SIGKILL)
         call_itself(f"http-capture:{worker.number}")
@@ -567,7 +628,7 @@ class Fanout:
 
         settings = divided(self.settings)
         try:
-            sink = self._sinks.open()
+            sink = self._sinks.open(self._started)
             if self._user is not None and os.geteuid() == 0:
                 become(self._user)
                 end_with(self._parent, signal.SIGKILL)
@@ -580,6 +641,8 @@ class Fanout:
             decoder=self._decoder, clock=lambda: source.now_ns,
         )  # fmt: skip
         pipeline.loop.share_with(settings.workers.count, worker.number - 1, self._key)
+        if self._hurried:
+            pipeline.do_not_wait()
         report(RUNNING, None, pipeline.ledger().as_json())
         gc.freeze()
         due = time.monotonic() + REPORT_SECONDS
@@ -638,7 +701,7 @@ class _Named(logging.Formatter):
 @contextlib.contextmanager
 def _signals_held() -> Iterator[set[signal.Signals]]:
     """No handler of this process runs in a child before that has set its own. Gives the mask as it was."""
-    held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    held = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
         yield {signal.Signals(number) for number in before}

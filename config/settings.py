@@ -10,9 +10,13 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-Positive = Annotated[int, Meta(ge=1)]
-Count = Annotated[int, Meta(ge=0)]
-Seconds = Annotated[float, Meta(gt=0)]
+MOST = 1 << 40  # of anything: products of it fit into the 64 bits of the compiled modules
+MOST_SECONDS = 1_000_000  # 11 days: as ms it fits into 32 bits, which librdkafka and poll(2) have, in ns many of it do
+
+Positive = Annotated[int, Meta(ge=1, le=MOST)]
+Count = Annotated[int, Meta(ge=0, le=MOST)]
+Seconds = Annotated[float, Meta(gt=0, le=MOST_SECONDS)]
+SecondsOrNone = Annotated[float, Meta(ge=0, le=MOST_SECONDS)]
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,10 +86,10 @@ class DefragSettings(Stage, frozen=True):
 class TcpSettings(Stage, frozen=True):
     """Bounds and timers of TCP reassembly. Timers run on the time of the frames."""
 
-    max_connections: Positive = 262144
+    max_connections: Annotated[int, Meta(ge=1, le=1 << 28)] = 262144  # 8 bytes for each are taken at the start
     max_buffered_bytes_per_direction: Positive = 1 << 20
     max_buffered_bytes: Positive = 64 << 20
-    mirror_seconds: Annotated[float, Meta(ge=0)] = 0.05  # the same packet within it is a copy by the mirror
+    mirror_seconds: SecondsOrNone = 0.05  # the same packet within it is a copy by the mirror
     reorder_seconds: Seconds = 0.2  # how long a hole that the peer has acknowledged is waited for
     handshake_timeout_seconds: Seconds = 30.0
     idle_timeout_seconds: Seconds = 300.0
@@ -111,7 +115,8 @@ class BodySettings(Stage, frozen=True):
     max_kept_bytes: Count = 65536
     max_decoded_bytes: Positive = 64 << 20  # content decoding of one body stops here
     max_ratio: Positive = 1000  # decoded to encoded bytes, once more than 1 MiB is decoded
-    max_decoder_memory_bytes: Annotated[int, Meta(ge=1 << 20)] = 256 << 20  # windows of all bodies being decoded
+    # Windows of all bodies being decoded.
+    max_decoder_memory_bytes: Annotated[int, Meta(ge=1 << 20, le=MOST)] = 256 << 20
 
 
 class RecordSettings(Stage, frozen=True):

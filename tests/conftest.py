@@ -1,7 +1,9 @@
 """The real command, as the tests start it: in a process of its own, without the settings of whoever runs the tests."""
 
 import os
+import shutil
 import subprocess
+import time
 
 import pytest
 import undertaker
@@ -54,3 +56,34 @@ def start(tmp_path):
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe:
                 pipe.close()
+
+
+@pytest.fixture
+def frozen(tmp_path):
+    """A folder on a file system of its own, and what holds back every write to it until it is called again."""
+    if os.getuid() or not all(map(shutil.which, ("mkfs.ext4", "mount", "fsfreeze"))):
+        pytest.skip("needs root, mkfs.ext4 (e2fsprogs), mount and fsfreeze (util-linux) for a disk that stands still")
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    with image.open("wb") as file:
+        file.truncate(64 << 20)
+    folder.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    if subprocess.run(["mount", "-o", "loop", image, folder], check=False).returncode:
+        pytest.skip("needs a loop device for a disk that stands still")
+    state = [False]
+
+    def freeze(*, thaw=False):
+        subprocess.run(["fsfreeze", "-u" if thaw else "-f", folder], check=True)
+        state[0] = not thaw
+
+    try:
+        yield folder, freeze
+    finally:
+        if state[0]:
+            freeze(thaw=True)
+        for _ in range(100):  # what was held back may be written still
+            if not subprocess.run(["umount", folder], check=False, stderr=subprocess.DEVNULL).returncode:
+                break
+            time.sleep(0.1)
+        else:
+            pytest.fail(f"{folder} cannot be unmounted: something has a file in it open")

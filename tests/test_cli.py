@@ -128,7 +128,7 @@ def test_standard_input_that_is_no_capture(run):
         done = run("--read", "-", "--quiet", stdin=None, input=data)
         assert done.returncode == 66
         assert done.stdout == ""
-        assert "standard input" in done.stderr.splitlines()[-1]
+        assert any("standard input" in line for line in done.stderr.splitlines())
         assert "Traceback" not in done.stderr
 
 
@@ -171,12 +171,61 @@ def test_a_wrong_setting_is_told_before_a_broker_is_waited_for(run, capture):
         (["--config", "absent.toml"], ["absent.toml", "No such file"]),
         (["--config", "wrong.toml"], ["wrong.toml", "line 2"]),
         (["--config", "unknown.toml"], ["unknown.toml", "did you mean"]),
+        (["--set", "sink.to=@bad@"], ["the command line", "[sink] to", "'@bad@'", "kafka, stdout, null, file:PATH"]),
+        (["--brokers", ""], ["[kafka] brokers", "is empty", "HOST:PORT"]),
+        (["--set", "tcp.idle_timeout_seconds=9e9"], ["[tcp] idle_timeout_seconds", "at most 1000000"]),
+        (["--filter", os.fsdecode(b"\xff")], ["[source] filter", "is not UTF-8"]),
+        (["--workers", os.fsdecode(b"\xff")], ["[workers] count", "is not UTF-8"]),
+        (["--brokers", os.fsdecode(b"\xff:1")], ["[kafka] brokers", "is not UTF-8"]),
+        (["--user", os.fsdecode(b"\xff")], ["[process] user", "is not UTF-8"]),
+        (["--brokers", "a:1", "--kafka", os.fsdecode(b"\xff=1")], ["librdkafka", "is not UTF-8"]),
+        (["--set", os.fsdecode(b"\xff.a=1")], ["is not a setting"]),
     ],
 )
 def test_wrong_settings(run, capture, tmp_path, arguments, mentions):
     (tmp_path / "wrong.toml").write_text("[tcp]\nmax_connections = = 1\n")
     (tmp_path / "unknown.toml").write_text("[tcp]\nmax_conns = 1\n")
     refused(run("--read", capture, *arguments), 78, *mentions)
+
+
+def test_a_password_that_is_not_utf_8_is_not_shown(run, capture):
+    name = "HTTP_CAPTURE_KAFKA_LIBRDKAFKA_SASL_PASSWORD"
+    line = refused(
+        run("--read", capture, "--brokers", "127.0.0.1:1", env={name: os.fsdecode(b"p\xe4ssword")}), 78, name, "UTF-8"
+    )
+    assert "ssword" not in line
+
+
+def test_a_setting_of_librdkafka_is_set_as_any_other(run, capture):
+    for name in ("socket.timeout.mss", "socket.timeout.ms"):
+        done = run("--read", capture, "--brokers", "127.0.0.1:1", "--set", f"kafka.librdkafka.{name}=soon")
+        line = refused(done, 78, f'"{name}"')
+        assert ("Invalid value" in line) is (name == "socket.timeout.ms")  # librdkafka knows this one
+
+
+def test_paths_may_have_any_bytes(run, capture, tmp_path):
+    odd = os.fsdecode(b"\xff")
+    capture.rename(tmp_path / f"{odd}.pcap")
+    done = run("--read", f"{odd}.pcap", "--sink", f"file:{odd}.jsonl", "--log-file", f"{odd}.log")
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / f"{odd}.jsonl").read_text().splitlines()) == 3
+    assert (tmp_path / f"{odd}.log").exists()
+
+
+def test_a_settings_file_of_a_host_serves_a_replay(run, capture, tmp_path):
+    (tmp_path / "a.toml").write_text("[source]\niface = ['nosuch0']\n[guard]\npidfile = 'pid'\n")
+    done = run("--config", "a.toml", "--read", capture)
+    assert done.returncode == 0, done.stderr
+    assert len(records(done)) == 3
+    assert not (tmp_path / "pid").exists()
+    assert run("--config", "a.toml").returncode == 69
+
+
+def test_a_nic_of_the_command_line_is_guarded_whatever_the_file_reads(run, powerless, capture, tmp_path):
+    (tmp_path / "a.toml").write_text(f"[source]\nread = ['{capture}']\n")
+    done = run("--config", "a.toml", "--iface", "lo", "--pidfile", tmp_path / "pid", before=powerless)
+    refused(done, 77, "not permitted", "lo")
+    assert (tmp_path / "pid").exists()  # the guard was held
 
 
 def test_a_wrong_setting_in_the_environment(run, capture):
@@ -266,6 +315,7 @@ def test_help_fits_two_screens(run):
         assert any(line.startswith(f"  {verb} ") for line in lines)
     for code in (64, 65, 66, 69, 70, 73, 74, 75, 76, 77, 78, 130):
         assert f"{code} " in done.stdout
+    assert "0 running, 1 dead" in done.stdout
 
 
 def test_the_examples_of_the_help_are_right(run, capture, tmp_path):
@@ -348,6 +398,9 @@ def test_several_files_and_a_folder(run, tmp_path):
         write_pcap(tmp_path / "day" / f"{number}.pcap", conversation.frames)
     done = run("--read", tmp_path / "day")
     assert [record["url"]["path"] for record in records(done)] == ["/2", "/1", "/0"]
+    first, second, third = sorted((tmp_path / "day").iterdir())
+    done = run("--read", first, second, "--read", third)
+    assert sorted(record["url"]["path"] for record in records(done)) == ["/0", "/1", "/2"]
 
 
 def test_a_filter(run, tmp_path):

@@ -9,8 +9,8 @@ from pathlib import Path
 import http_capture.config.loading as loading
 import msgspec
 import pytest
-from http_capture.capture.errors import ConfigurationError
-from http_capture.config.settings import KafkaSettings, Settings, SourceSettings, TcpSettings
+from http_capture.capture.errors import ConfigurationError, UsageError
+from http_capture.config.settings import KafkaSettings, Settings, SinkSettings, SourceSettings, TcpSettings
 
 SAMPLE = Path(loading.__file__).with_name("http-capture.toml")
 
@@ -45,13 +45,13 @@ def test_sample_file_as_shipped_is_the_defaults():
 
 
 def test_sample_file_uncommented_is_every_setting_with_its_default(toml):
-    path = toml(uncommented())
+    path = toml(uncommented().replace('to = ""', 'to = "stdout"'))  # brokers that are set must not be empty else
     values, _ = loading.layers(str(path), {}, {})
     assert {table: set(keys) for table, keys in values.items()} == {
         table.name: {key.name for key in msgspec.structs.fields(table.type)}
         for table in msgspec.structs.fields(Settings)
     }
-    assert load(path) == Settings()
+    assert load(path) == Settings(sink=SinkSettings(to="stdout"))
 
 
 def test_sample_file_explains_every_setting():
@@ -86,14 +86,65 @@ def test_config_file_from_the_environment_and_the_flag_over_it(toml, tmp_path):
 
 
 def test_variables_of_the_build_are_no_settings():
-    assert load(environ={"HTTP_CAPTURE_EXTENSIONS": "skip", "HTTP_CAPTURE_CHECKED": "1", "PATH": "/"}) == Settings()
+    build = re.findall(r'environ.get\("(HTTP_CAPTURE_\w+)"', Path(__file__).parents[1].joinpath("setup.py").read_text())
+    assert len(build) >= 3
+    assert load(environ=dict.fromkeys(build, "skip") | {"PATH": "/"}) == Settings()
+
+
+# (file, environment, flags) of [source], and what is left of it
+
+
+@pytest.mark.parametrize(
+    ("layers", "iface", "read"),
+    [
+        ((("iface",), (), ("read",)), (), ("2",)),
+        ((("read",), (), ("iface",)), ("2",), ()),
+        ((("iface",), ("read",), ()), (), ("1",)),
+        (((), ("iface",), ("read",)), (), ("2",)),
+        ((("iface",), ("read",), ("iface",)), ("2",), ()),
+        ((("iface", "read"), (), ("read",)), (), ("2",)),
+        ((("read",), ("iface", "read"), ("iface",)), ("2",), ()),
+    ],
+)
+def test_a_source_of_a_higher_layer_takes_the_place_of_the_other_kind(toml, layers, iface, read):
+    texts, variables, given = layers
+    merged = loading.layers(
+        str(toml("[source]\n" + "".join(f"{key} = ['0']\n" for key in texts))),
+        {f"HTTP_CAPTURE_SOURCE_{key.upper()}": "1" for key in variables},
+        {"source": dict.fromkeys(given, ("2",))},
+    )
+    assert loading.guard_part(*merged)[1] == iface
+    assert loading.reads(*merged) is bool(read)
+    source = loading.convert(*merged).source
+    assert (source.iface, source.read) == (iface, read)
+
+
+@pytest.mark.parametrize("empty", ["", " , ", (), []])
+def test_an_empty_source_takes_no_place(toml, empty):
+    path = toml("[source]\niface = ['eth0']\n")
+    merged = loading.layers(str(path), {}, {"source": {"read": empty}})
+    assert loading.guard_part(*merged)[1] == ("eth0",)
+    assert loading.reads(*merged) is False
+    assert loading.convert(*merged).source == SourceSettings(iface=("eth0",))
+
+
+def test_both_sources_of_one_layer_are_an_error_that_names_it(toml):
+    path = toml("[source]\niface = 'a'\nread = 'b'\n")
+    variables = {"HTTP_CAPTURE_SOURCE_IFACE": "a", "HTTP_CAPTURE_SOURCE_READ": "b"}
+    for given, kind, says in (
+        ((str(path), {}, {}), ConfigurationError, f"{path}: [source] iface and read"),
+        (("", variables, {}), ConfigurationError, " HTTP_CAPTURE_SOURCE_IFACE and HTTP_CAPTURE_SOURCE_READ"),
+        (("", {}, {"source": {"iface": ("a",), "read": ("b",)}}), UsageError, "--iface and --read"),
+    ):
+        with pytest.raises(kind, match=re.escape(f"{says} exclude each other: a run has one source")):
+            loading.reads(*loading.layers(*given))
 
 
 @pytest.mark.parametrize(
     ("table", "key", "text", "value"),
     [
         ("kafka", "brokers", "a:1, b:2,", ("a:1", "b:2")),
-        ("kafka", "brokers", "", ()),
+        ("record", "redact_names", "", ()),
         ("source", "iface", "eth0", ("eth0",)),
         ("guard", "interface_lock", "no", False),
         ("guard", "interface_lock", "Off", False),
@@ -242,7 +293,12 @@ def test_the_first_step_imports_nothing_heavy(toml):
         ("[record]\nredact = 2\n", ": [record] redact is 2: must be true or false"),
         ("[record]\nredact_names = [1]\n", ": [record] redact_names is [1]: must be a list of texts"),
         ("[kafka]\ntopic = ''\n", ": [kafka] topic is '': must be a text of 1 to 249 characters"),
-        ("[kafka]\nlibrdkafka = 3\n", ": [kafka] librdkafka is 3: must be a table"),
+        ("[kafka]\nlibrdkafka = 'a=secret'\n", ": [kafka] librdkafka must be a table, [kafka.librdkafka]"),
+        ("[kafka.librdkafka]\n'a.b' = inf\n", ": [kafka] librdkafka.a.b must be a text, a number, true or false"),
+        (
+            "[kafka.librdkafka]\n'a.b' = 0x" + "f" * 5000 + "\n",
+            ": [kafka] librdkafka.a.b must be a text, a number, true or false",
+        ),
         (
             "[kafka.librdkafka]\n'a.b' = ['secret']\n",
             ": [kafka] librdkafka.a.b must be a text, a number, true or false",
@@ -255,6 +311,10 @@ def test_the_first_step_imports_nothing_heavy(toml):
         ("[tcp\n", ", line 1, column 5: Expected ']' at the end of a table declaration"),
         (b"[tcp]\n# \xff\n", ", line 2: not UTF-8: save the file as UTF-8"),
         ("a = " + "[" * 5000, ": nested too deeply"),
+        ("[kafka.librdkafka]\n" + "a." * 5000 + "a = 1\n", ": nested too deeply"),
+        ("[tcp]\nmax_connections." + "a." * 5000 + "a = 1\n", ": nested too deeply"),
+        ("[tcp]\nmax_connections = 0x" + "f" * 5000 + "\n", ": [tcp] max_connections is a number of thousands"),
+        ("[tcp]\n'a\\nb' = 1\n".replace("'", '"'), ": [tcp] a\\nb is not a setting"),
         ("a = " + "1" * 5000, ""),
         ("# " + "x" * (1 << 20), " is larger than 1048576 bytes: it is no file of settings"),
     ],
@@ -275,11 +335,13 @@ def test_a_mistake_in_the_file(toml, text, says):
         ("TCP_MAX_CONECTIONS", "1", " is not a setting: did you mean HTTP_CAPTURE_TCP_MAX_CONNECTIONS?"),
         ("MAX_CONNECTIONS", "1", " is not a setting: did you mean"),
         ("TCP", "1", " is not a setting: "),
-        ("XYZZY", "1", " is not a setting: the tables are guard, process, source, "),
-        ("TCP_ZZZZZZZZZZZZZZZZZZZ", "1", " is not a setting: the settings of [tcp] are max_connections, "),
+        ("XYZZY", "1", " is not a setting: after HTTP_CAPTURE_ comes one of GUARD_, PROCESS_, SOURCE_, "),
+        ("TPC", "1", " is not a setting: did you mean HTTP_CAPTURE_TCP_...?"),
+        ("TCP_ZZZZZZZZZZZZZZZZZZZ", "1", " is not a setting: after HTTP_CAPTURE_TCP_ comes one of MAX_CONNECTIONS, "),
+        ("KAFKA_LIBRDKAFK", "1", " is not a setting: did you mean HTTP_CAPTURE_KAFKA_LIBRDKAFKA_...?"),
         ("TCP_MAX_CONNECTIONS", "", " is '': must be a whole number, at least 1"),
         ("GUARD_INTERFACE_LOCK", "maybe", " is 'maybe': must be true or false"),
-        ("KAFKA_LIBRDKAFKA", "a=b", " is 'a=b': must be a table"),
+        ("KAFKA_LIBRDKAFKA", "a=secret", " must go on with a name, as in HTTP_CAPTURE_KAFKA_LIBRDKAFKA_LINGER_MS"),
     ],
 )
 def test_a_mistake_in_the_environment(name, value, says):
@@ -291,6 +353,154 @@ def test_a_mistake_in_the_environment(name, value, says):
 def test_a_mistake_in_a_flag():
     with pytest.raises(ConfigurationError, match=r"^the command line: \[body\] keep is 'x': must be one of"):
         load(flags={"body": {"keep": "x"}})
+    with pytest.raises(ConfigurationError, match=r"^the command line: \[kafka\] librdkafka must be .* KEY=VALUE$"):
+        load(flags={"kafka": {"librdkafka": "secret"}})
+
+
+# --- numbers
+
+
+def numbers():
+    for table in msgspec.structs.fields(Settings):
+        for key in msgspec.structs.fields(table.type):
+            kind = msgspec.inspect.type_info(key.type)
+            if isinstance(kind, msgspec.inspect.IntType | msgspec.inspect.FloatType):
+                yield pytest.param(table.name, key.name, kind, id=f"{table.name}.{key.name}")
+
+
+@pytest.mark.parametrize(("table", "key", "kind"), [*numbers()])
+def test_each_number_has_bounds_that_an_error_names(table, key, kind):
+    assert kind.le is not None
+    # Ten reorder windows in ns, after the latest time that a pcap file can have; of others, room for products.
+    largest = kind.le * 10**9 * 10 + 2**32 * 10**9 if key.endswith("_seconds") else kind.le * 2**10
+    assert largest < 2**63
+    assert getattr(getattr(load(flags={table: {key: str(kind.le)}}), table), key) == kind.le
+    for wrong in (str(kind.le + 1), kind.le + 1, "9" * 30, "9" * 5000, "-1", "inf", "1e400", "nan", 1 << 70):
+        with pytest.raises(ConfigurationError) as caught:
+            load(flags={table: {key: wrong}})
+        assert f"[{table}] {key} is " in str(caught.value)
+        assert f", at most {kind.le}" in str(caught.value)
+
+
+# --- texts
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("tcp", "max_connections"), ("tcp", "idle_timeout_seconds"), ("workers", "count"), ("guard", "interface_lock"),
+        ("source", "kind"), ("source", "filter"), ("process", "user"), ("record", "redact"), ("record", "redact_names"),
+        ("record", "redact_headers"), ("kafka", "brokers"), ("kafka", "topic"), ("log", "level"),
+    ],
+)  # fmt: skip
+def test_a_text_that_is_not_utf_8(table, key):
+    for value in ("p\udce4ss", "a,\udcff", ("a", "\udcff")):
+        if isinstance(value, str) or key.startswith("redact_") or key == "brokers":
+            with pytest.raises(ConfigurationError) as caught:
+                load(flags={table: {key: value}})
+            assert str(caught.value) == f"the command line: [{table}] {key} is not UTF-8: write it in UTF-8"
+
+
+def test_a_nic_whose_name_is_not_utf_8_is_refused_before_the_guard():
+    merged = loading.layers("", {"HTTP_CAPTURE_SOURCE_IFACE": "eth\udcff"}, {})
+    for step in (loading.guard_part, loading.convert):
+        with pytest.raises(ConfigurationError) as caught:
+            step(*merged)
+        assert str(caught.value) == "the environment variable HTTP_CAPTURE_SOURCE_IFACE is not UTF-8: write it in UTF-8"
+
+
+def test_a_setting_of_librdkafka_that_is_not_utf_8_is_not_shown():
+    for environ, given, name in (
+        ({"HTTP_CAPTURE_KAFKA_LIBRDKAFKA_SASL_PASSWORD": "p\udce4ss"}, {}, "_KAFKA_LIBRDKAFKA_SASL_PASSWORD"),
+        ({}, {"sasl.password": "p\udce4ss"}, "the command line: [kafka] librdkafka.sasl.password"),
+        ({}, {"\udcff": "pass"}, "the command line: [kafka] librdkafka.\\udcff"),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            load(environ=environ, flags={"kafka": {"librdkafka": given}})
+        assert name in str(caught.value)
+        assert str(caught.value).endswith(" is not UTF-8: write it in UTF-8")
+        assert "ss" not in str(caught.value).replace("password", "").replace("PASSWORD", "")
+
+
+def test_a_path_may_have_any_bytes():
+    settings = load(
+        flags={
+            "guard": {"pidfile": "/\udcff"}, "source": {"read": ("\udcff",)}, "sink": {"to": "file:\udcff"},
+            "log": {"file": "\udcff"},
+        }
+    )  # fmt: skip
+    assert (settings.guard.pidfile, settings.source.read, settings.sink.to, settings.log.file) == (
+        "/\udcff", ("\udcff",), "file:\udcff", "\udcff",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ("log", "file = 'a\\u0000b'"), ("source", "read = ['a', 'a\\u0000b']"), ("source", "read = 'a\\u0000b'"),
+        ("source", "iface = ['a\\u0000b']"), ("sink", "to = 'file:a\\u0000b'"), ("process", "user = 'a\\u0000b'"),
+        ("kafka", "topic = 'a\\u0000b'"), ("kafka", "brokers = ['a\\u0000b:1']"),
+        ("kafka.librdkafka", "x = 'a\\u0000b'"), ("kafka.librdkafka", "'a\\u0000b' = 1"),
+    ],
+)  # fmt: skip
+def test_a_nul_character(toml, table, line):
+    path = toml(f"[{table}]\n{line}\n".replace("'", '"'))
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: [{table.partition('.')[0]}] ")
+    assert str(caught.value).endswith(" has a NUL character: remove it")
+    assert "\0" not in str(caught.value)
+
+
+# --- where records go
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (("[kafka]\nbrokers = ''\n", {}, {}), ": [kafka] brokers"),
+        (("[kafka]\nbrokers = []\n", {}, {}), ": [kafka] brokers"),
+        (("", {"HTTP_CAPTURE_KAFKA_BROKERS": ""}, {}), "the environment variable HTTP_CAPTURE_KAFKA_BROKERS"),
+        (("", {}, {"kafka": {"brokers": ""}}), "the command line: [kafka] brokers"),
+        (("", {}, {"kafka": {"brokers": " , "}, "sink": {"to": "kafka"}}), "the command line: [kafka] brokers"),
+        (("[kafka]\nbrokers = 'a:1'\n", {}, {"kafka": {"brokers": ""}}), "the command line: [kafka] brokers"),
+    ],
+)
+def test_brokers_that_are_set_and_empty(toml, given, name):
+    text, environ, flags = given
+    path = toml(text)
+    with pytest.raises(ConfigurationError) as caught:
+        load(path, environ, flags)
+    assert f"{name} is empty: name at least one, HOST:PORT, or " in str(caught.value)
+
+
+@pytest.mark.parametrize("to", ["stdout", "null", "file:/a"])
+def test_empty_brokers_and_another_sink(to):
+    assert load(environ={"HTTP_CAPTURE_KAFKA_BROKERS": ""}, flags={"sink": {"to": to}}).sink.to == to
+
+
+@pytest.mark.parametrize(
+    ("to", "says"),
+    [
+        ("@bad@", "is '@bad@', which does not exist: it is one of kafka, stdout, null, file:PATH"),
+        ("file:", "is 'file:', which needs a path: file:PATH"),
+        ("har:/a", "is 'har:/a', which is not available yet: use file:PATH, one JSON document a line"),
+        ("kafka", "is 'kafka', which needs brokers: set [kafka] brokers, or give --brokers HOST:PORT,..."),
+    ],
+)
+def test_a_wrong_sink_is_told_with_where_it_was_set(toml, to, says):
+    path = toml(f"[sink]\nto = '{to}'\n")
+    for given, name in (
+        ((path, {}, {}), f"{path}: [sink] to"),
+        (("", {"HTTP_CAPTURE_SINK_TO": to}, {}), "the environment variable HTTP_CAPTURE_SINK_TO"),
+        (("", {}, {"sink": {"to": to}}), "the command line: [sink] to"),
+    ):
+        if to == "kafka" and not given[0] and not given[1]:
+            assert load(*given).sink.to == to  # the sink says it, as a mistake in the command line
+            continue
+        with pytest.raises(ConfigurationError) as caught:
+            load(*given)
+        assert str(caught.value) == f"{name} {says}"
 
 
 def test_a_long_value_is_not_shown_whole():
@@ -303,6 +513,8 @@ def test_a_file_that_cannot_be_read(tmp_path):
     for path, why in ((tmp_path / "absent", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(ConfigurationError, match=re.escape(str(path)) + ".*" + why):
             load(path)
+    with pytest.raises(ConfigurationError, match=r"settings in a\\nb: No such file"):
+        load("a\nb")
     if os.getuid():
         closed = tmp_path / "closed"
         closed.touch(mode=0)

@@ -15,6 +15,7 @@ import time
 
 import pytest
 from command import COMMAND, environment
+from confluent_kafka import Consumer, TopicPartition
 from http_capture.capture.run import _LogFile
 from http_capture.capture.sink.embedded import EmbeddedBroker
 from http_capture.capture.sink.lines import Lines, Turns
@@ -337,6 +338,17 @@ def paths_of(text):
     )  # fmt: skip
 
 
+def offsets(address):
+    """How many records the broker has."""
+    consumer = Consumer({"bootstrap.servers": address, "group.id": "test"}, logger=logging.getLogger("test"))
+    try:
+        topic = consumer.list_topics("http-capture", timeout=5).topics["http-capture"]
+        parts = [TopicPartition("http-capture", number) for number in topic.partitions]
+        return sum(consumer.get_watermark_offsets(part, timeout=5)[1] for part in parts)
+    finally:
+        consumer.close()
+
+
 class TestDeath:
     def test_costs_what_it_had_begun_and_no_more(self, start, tmp_path):
         fed = Fed(start, tmp_path, "--workers", "2")
@@ -392,6 +404,46 @@ class TestDeath:
         fed.process.kill()
         eventually(lambda: not any(map(alive, fed.workers)))
 
+    def test_while_kafka_is_away_costs_no_more_than_else(self, start, tmp_path):
+        """The one in its place does not wait for a broker: its records wait, as those of the others do."""
+        with EmbeddedBroker() as broker:
+            fed = Fed(
+                start, tmp_path, "--workers", "2", "--sink", "kafka", "--brokers", broker.address, "--set",
+                "kafka.start_timeout_seconds=1", "--set", "kafka.flush_timeout_seconds=0.5",
+            )  # fmt: skip
+            fed.give([frame for part in one_exchange(1) for frame in part])
+            eventually(lambda: offsets(broker.address))
+        os.kill(fed.workers[0], signal.SIGKILL)
+        fed.until_said("it is restarted")
+        time.sleep(3)
+        fed.give([frame for number in range(2, 20) for part in one_exchange(number) for frame in part])
+        code, said = fed.end()
+        assert code == 74, said
+        ledger = ledger_of(said, balanced=None)
+        assert (ledger["workers"]["died"], ledger["workers"]["restarted"]) == (1, 1)
+        assert ledger["records"]["undelivered"]["closed"] >= 18
+
+    def test_is_seen_where_sigchld_was_ignored(self, run, tmp_path):
+        write_pcap(tmp_path / "a.pcap", [frame for part in one_exchange(1) for frame in part])
+        done = run(
+            "--read", tmp_path / "a.pcap", "--workers", 2, "--sink", "stdout", "--json",
+            before=["env", "--ignore-signal=CHLD"],
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert paths_of(done.stdout) == [1]
+        ledger_of(done.stderr)
+
+    @pytest.mark.parametrize("number", range(8, 40, 3))
+    def test_more_than_there_are_files_for_is_an_error_of_one_line(self, run, tmp_path, number):
+        write_pcap(tmp_path / "a.pcap", [])
+        done = run(
+            "--read", tmp_path / "a.pcap", "--workers", 16, "--sink", "null", before=["prlimit", f"--nofile={number}"]
+        )
+        assert "Traceback" not in done.stderr
+        if done.returncode != 0 and "cannot be started" in done.stderr:
+            assert done.returncode == 69
+            assert "Too many open files): see the limits" in done.stderr
+
     def test_before_the_start_is_an_error_of_the_start(self, run, tmp_path):
         write_pcap(tmp_path / "a.pcap", [])
         done = run(
@@ -419,6 +471,36 @@ class TestStop:
         assert ledger["exchanges"]["total"] == ledger["records"]["delivered"] == 2
         assert paths_of(fed.text()) == [1]
 
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_does_not_wait_for_a_slow_reader_for_ever(self, start, tmp_path, workers):
+        conversations = [speak(Conversation(client=("10.0.0.1", n)), DIALOGUES["keep-alive"]) for n in range(1, 300)]
+        write_pcap(tmp_path / "a.pcap", mix(*conversations) * 200)
+        running = start(
+            "--read", tmp_path / "a.pcap", "--workers", workers, "--sink", "stdout", "--json", "--quiet", "--set",
+            "kafka.flush_timeout_seconds=0.5",
+        )  # fmt: skip
+        running.stdout.read(1)  # and no more
+        time.sleep(1)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(LIMIT_SECONDS) == 74
+        records = ledger_of(running.stderr.read().decode())["records"]
+        assert records["total"] == records["delivered"] + sum(records["undelivered"].values())
+        assert 0 < records["delivered"] < records["total"]
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_while_a_broker_is_waited_for(self, start, tmp_path, workers):
+        write_pcap(tmp_path / "a.pcap", [])
+        began = time.monotonic()
+        running = start(
+            "--read", tmp_path / "a.pcap", "--workers", workers, "--brokers", "127.0.0.1:1", "--set",
+            "kafka.start_timeout_seconds=50",
+        )  # fmt: skip
+        time.sleep(1.5)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(LIMIT_SECONDS) == 0
+        assert time.monotonic() - began < 20
+        assert running.stderr.read().decode().startswith("http-capture: stopped while ")
+
     def test_twice_is_the_end_of_all(self, start, tmp_path):
         conversations = [speak(Conversation(client=("10.0.0.1", n)), DIALOGUES["keep-alive"]) for n in range(1, 300)]
         write_pcap(tmp_path / "a.pcap", mix(*conversations))
@@ -429,6 +511,7 @@ class TestStop:
             time.sleep(0.3)
             running.send_signal(signal.SIGTERM)
         assert running.wait(LIMIT_SECONDS) == 130
+        assert b"ended by a second signal: " in running.stderr.read()
         assert not any(map(alive, workers))
 
 
@@ -638,6 +721,28 @@ class TestLive:
             assert live.stop() == 70
             told = ledger_of(live.said, balanced=None)["workers"]
             assert (told["hung"], told["died"], told["restarted"]) == (1, 1, 1)
+
+    @pytest.mark.root
+    def test_a_disk_that_stands_still_holds_no_stop_up(self, cable, tmp_path, frozen):
+        """A worker that waits for it cannot end, nor be killed: it is left, and holds the guard until it ends."""
+        folder, freeze = frozen
+        arguments = ("--sink", f"file:{folder}/a", "--set", "kafka.flush_timeout_seconds=0.5")
+        with Live(tmp_path, cable, *arguments) as live:
+            put(cable, range(20))
+            eventually(lambda: len((folder / "a").read_bytes().splitlines()) == 20)
+            freeze()
+            put(cable, range(20, 40))
+            time.sleep(1)
+            began = time.monotonic()
+            assert live.stop() == 74
+            assert time.monotonic() - began < 20
+            ledger = ledger_of(live.said)
+            assert ledger["records"]["total"] == 40
+            assert ledger["records"]["delivered"] + sum(ledger["records"]["undelivered"].values()) == 40
+            second = Live(tmp_path, cable)
+            assert second.process.wait(LIMIT_SECONDS) == 75, second.said
+            freeze(thaw=True)
+            eventually(lambda: not any(map(alive, live.workers)))
 
     def test_another_user_is_that_of_the_workers_too(self, cable, tmp_path):
         with Live(tmp_path, cable, "--user", "nobody") as live:

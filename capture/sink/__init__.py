@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, field
 
+from ...config.loading import sink_fault
 from ...config.settings import KafkaSettings, SinkSettings
 from ..errors import UsageError
 
@@ -52,15 +53,17 @@ class Sink(Protocol):
         """What is still pending becomes undelivered, reason `closed`."""
 
 
-def open_sink(settings: SinkSettings, kafka: KafkaSettings, *, live: bool) -> Sink:
-    """The sink that the settings name; opening Kafka waits until a broker answers.
+def open_sink(
+    settings: SinkSettings, kafka: KafkaSettings, *, live: bool, stopped: Callable[[], bool] = lambda: False
+) -> Sink:  # fmt: skip
+    """The sink that the settings name; opening Kafka waits until a broker answers, or `stopped()`.
 
     Raises UsageError for one that does not exist, and what the sinks raise."""
     name, path = _wanted(settings, kafka)
     if name == "kafka":
         from .kafka import KafkaSink
 
-        return KafkaSink(kafka, live=live)
+        return KafkaSink(kafka, live=live, stopped=stopped)
     if name == "null":
         from .null import Null
 
@@ -69,10 +72,10 @@ def open_sink(settings: SinkSettings, kafka: KafkaSettings, *, live: bool) -> Si
 
 
 class SharedSink(Struct, frozen=True):
-    """One output of several processes. `open()`, in each of them, gives its sink; `close()` is for the one that made
-    this, when the others have ended."""
+    """One output of several processes. `open(again)`, in each of them, gives its sink; `again`: in the place of a
+    process that died, so a broker is not waited for. `close()` is for the one that made this, when all have ended."""
 
-    open: Callable[[], Sink]
+    open: Callable[[bool], Sink]
     close: Callable[[], None]
 
 
@@ -85,19 +88,20 @@ def share_sink(settings: SinkSettings, kafka: KafkaSettings, *, live: bool, proc
 
         part = divided(kafka, processes)
         librdkafka_settings(part)
-        return SharedSink(lambda: KafkaSink(part, live=live), lambda: None)
+        return SharedSink(lambda again: KafkaSink(part, live=live, wait=not again), lambda: None)
     if name == "null":
         from .null import Null
 
-        return SharedSink(Null, lambda: None)
+        return SharedSink(lambda again: Null(), lambda: None)
     from .lines import Turns
 
-    first = _lines(path, live=live)
+    first = _lines(path, live=live, start=False)  # a thread is not carried over a fork
     turns = Turns()
-    return SharedSink(lambda: first.shared(turns), first.close)
+    return SharedSink(lambda again: first.shared(turns), first.close)
 
 
-def _lines(path: str, *, live: bool) -> "Lines | Background":
+def _lines(path: str, *, live: bool, start: bool = True) -> "Lines | Background":
+    """`start`: the thread, where one writes."""
     from . import lines
 
     opened = lines.open_file(path, live=live) if path else lines.open_stdout(live=live)
@@ -105,19 +109,15 @@ def _lines(path: str, *, live: bool) -> "Lines | Background":
         return opened
     from .background import Background
 
-    return Background(opened)
+    return Background(opened, start=start)
 
 
 def _wanted(settings: SinkSettings, kafka: KafkaSettings) -> tuple[str, str]:
     """kafka, stdout, null, or file and its path."""
     to = settings.to or ("kafka" if kafka.brokers else "stdout")
-    name, _, path = to.partition(":")
     if to == "kafka" and not kafka.brokers:
         raise UsageError("--sink kafka needs brokers: add --brokers HOST:PORT,...")
-    if to in ("kafka", "stdout", "null") or (name == "file" and path):
-        return name, path
-    if name == "file":
-        raise UsageError("--sink file: needs a path: file:PATH")
-    if name == "har":
-        raise UsageError("--sink har:PATH is not available yet: use file:PATH, one JSON document a line")
-    raise UsageError(f"--sink {to!r} does not exist: it is one of kafka, stdout, null, file:PATH")
+    if fault := sink_fault(to):
+        raise UsageError(f"--sink {to!r} {fault}")
+    name, _, path = to.partition(":")
+    return name, path

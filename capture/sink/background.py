@@ -1,8 +1,11 @@
 """A file, for a NIC: a thread writes it, so a disk that is slow, full of other work or gone makes nobody wait.
 
 What is collected while a block is written is the next block. Up to 64 MiB wait for the disk, and what exceeds them is
-undelivered, `queue_full`; what is given up before, overload.py says. Records that are still being written at close()
-count as undelivered, `closed`, and may be in the file all the same.
+undelivered, `queue_full`; what is given up before, overload.py says. Records that are still being written at close(),
+or are not known to be durable, count as undelivered, `closed`, and may be in the file all the same.
+
+The thread is started with the sink: before the privileges are given up, since the limits of another user may allow no
+more; but after the fork in a process that is forked, which has no thread of its parent.
 """
 
 import signal
@@ -12,28 +15,43 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from ..errors import UnavailableError
 from . import SinkStats, lines
 
 
 class Background:
-    """As `sink`, which is of a regular file and is not to be used by anybody else any more. Not safe to be carried over
-    a fork once something was sent."""
+    """As `sink`, which is of a regular file and is not to be used by anybody else any more. Without `start` it is for
+    `shared()` in processes that are forked, and nothing can be sent.
 
-    def __init__(self, sink: lines.Lines) -> None:
+    Raises UnavailableError where the thread cannot be started; `sink` is closed then."""
+
+    def __init__(self, sink: lines.Lines, *, start: bool = True) -> None:
         self._sink = sink  # of the thread, while one of its tasks is not done
+        self._done = (sink.stats(), 0)  # as of the last task, with how many of `delivered` are not durable
         self._buffer = bytearray()
         self._ends: deque[int] = deque()  # where each record in the buffer ends
         self._given = 0  # bytes that the thread has
         self._tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._idle = threading.Event()
         self._idle.set()
-        self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
         self._due = 0.0
         self._records = 0
         self._bytes = 0
         self._full = 0
         self._closed: SinkStats | None = None
+        if start:
+            self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._sink.close()
+            raise UnavailableError(
+                f"the thread that writes {self._sink.name} cannot be started: see the limits (ulimit -u, TasksMax)"
+            ) from None
 
     def send(self, key: bytes, value: bytes, headers: list[tuple[str, bytes]], timestamp_ms: int) -> None:
         self._records += 1
@@ -67,7 +85,8 @@ class Background:
             self._wait(until)
         if self._error is not None:
             raise self._error
-        return self._records - self.stats().delivered
+        written, unsynced = self._done
+        return self._records - (written.delivered - unsynced)
 
     def filled(self) -> float:
         return (len(self._buffer) + (0 if self._idle.is_set() else self._given)) / lines.WAITING_BYTES
@@ -75,21 +94,25 @@ class Background:
     def stats(self) -> SinkStats:
         if self._closed is not None:
             return self._closed
-        written = self._sink.stats()
-        lost = written.undelivered
+        return self._stats(self._done[0], 0)
+
+    def _stats(self, written: SinkStats, unsynced: int) -> SinkStats:
+        """`unsynced` of what was written are still pending."""
+        delivered = written.delivered - unsynced
+        lost = dict(written.undelivered)
         if self._full:
             lost["queue_full"] = self._full
-        pending = self._records - written.delivered - sum(lost.values())
-        return SinkStats(self._records, self._bytes, written.delivered, pending, lost)
+        return SinkStats(self._records, self._bytes, delivered, self._records - delivered - sum(lost.values()), lost)
 
     def shared(self, turns: lines.Turns) -> "Background":
-        """Another one, for the same file, in a process that was forked from this one's."""
+        """Another one, with a thread, for the same file, in a process that was forked from this one's."""
         return Background(self._sink.shared(turns))
 
     def close(self) -> None:
+        """Does not wait for the thread."""
         if self._closed is not None:
             return
-        last = self.stats()
+        last = self._stats(*self._done)
         if last.pending:
             last.undelivered["closed"] = last.pending
             last.pending = 0
@@ -112,9 +135,6 @@ class Background:
         return True
 
     def _do(self, task: Callable[[], object]) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
-            self._thread.start()
         self._idle.clear()
         self._tasks.put(task)
 
@@ -129,4 +149,5 @@ class Background:
                 task()
             except BaseException as error:  # raised again where the sink is used
                 self._error = error
+            self._done = (self._sink.stats(), self._sink.unsynced)
             self._idle.set()

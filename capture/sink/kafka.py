@@ -21,7 +21,14 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from ...config.settings import KafkaSettings
-from ..errors import ConfigurationError, NotPermittedError, OperatorError, UnavailableError, UndeliveredError
+from ..errors import (
+    ConfigurationError,
+    NotPermittedError,
+    OperatorError,
+    StoppedError,
+    UnavailableError,
+    UndeliveredError,
+)
 from . import SinkStats
 
 log = logging.getLogger("http_capture.kafka")
@@ -121,14 +128,17 @@ def divided(settings: KafkaSettings, processes: int) -> KafkaSettings:
 
 
 class KafkaSink:
-    """Sends records to Kafka. Opening it waits until a broker has answered for the topic.
+    """Sends records to Kafka. Opening it waits until a broker has answered for the topic, unless told not to `wait`.
 
-    Raises ConfigurationError (a setting), UnavailableError (no broker, no topic), NotPermittedError (credentials).
+    Raises ConfigurationError (a setting), UnavailableError (no broker, no topic), NotPermittedError (credentials), and
+    StoppedError where `stopped()` meanwhile.
     `poll()` raises UndeliveredError, or ProducerFencedError, where the broker refuses this producer for good;
     `flush()`, `stats()` and `close()` are still to be called then.
     """
 
-    def __init__(self, settings: KafkaSettings, *, live: bool) -> None:
+    def __init__(
+        self, settings: KafkaSettings, *, live: bool, wait: bool = True, stopped: Callable[[], bool] = lambda: False
+    ) -> None:  # fmt: skip
         self.waits = not live
         """A full queue makes `send()` wait. Set it to False when a replay is asked to stop."""
         self._brokers = ",".join(settings.brokers)
@@ -155,13 +165,14 @@ class KafkaSink:
             raise ConfigurationError(f"[kafka.librdkafka] {_text(error)}: mend or remove the setting") from None
         self._produce: Callable[..., None] = self._producer.produce
         try:
-            self._start(self._producer, settings.start_timeout_seconds)
+            if wait:
+                self._start(self._producer, settings.start_timeout_seconds, stopped)
         except BaseException:
             self.close()
             raise
         self._starting = False
 
-    def _start(self, producer: Producer, timeout_seconds: float) -> None:
+    def _start(self, producer: Producer, timeout_seconds: float, stopped: Callable[[], bool]) -> None:
         """Waits until a broker has answered and the topic is there."""
         deadline = time.monotonic() + timeout_seconds
         created_by = 0.0
@@ -188,6 +199,8 @@ class KafkaSink:
                     f"Kafka at {self._brokers} refused this client ({self._refused}):"
                     " check security.protocol, sasl.* and ssl.* in [kafka.librdkafka]"
                 )
+            if stopped():
+                raise StoppedError(f"stopped while waiting for Kafka at {self._brokers}: nothing was captured")
             now = time.monotonic()
             if missing is not None and now >= created_by:
                 raise UnavailableError(

@@ -10,14 +10,16 @@ Standard output
   ReaderGone, whose exit code is 0 and which is not to be printed. What it did not read is undelivered, `reader_gone`.
 
 A file
-- Appended to, created with mode 0600, in a folder that exists; locked, so that two runs do not mix their lines.
+- Appended to, created with mode 0600, in a folder that exists; locked, so that two runs do not mix their lines. One
+  that begins like no record is something else, such as a capture file, and left as it is.
 - It holds whole lines only: where a write fails half-way the file is cut back to its last whole line. A partial line
   that something else left at its end is ended with a newline first.
 - For a NIC a thread writes it, also where it is standard output, see background.py.
 - A write that fails counts its records as undelivered: no_space, too_large (the limit of a file's size) or io_error.
   A replay then ends: `poll()` raises UndeliveredError. For a NIC the next block is tried again.
 
-Several processes can write one output: each has a turn, which ends with a whole line, see Turns.
+Several processes can write one output: each has a turn, which ends with a whole line, see Turns. Where a turn cannot be
+had at all, as the kernel refuses the lock, that is a write that fails, io_error: nothing is written out of turn.
 """
 
 import contextlib
@@ -41,7 +43,9 @@ BLOCK_BYTES = 256 << 10
 WAITING_BYTES = 64 << 20
 DELAY_SECONDS = 0.1
 REPEAT_SECONDS = 60.0
-TURN_SECONDS = 0.01
+TURN_SECONDS = 0.002
+BEGINS_BYTES = 4096
+BEGINS = (b"", b"{")  # of a file that may be appended to, after empty lines
 REASONS = {
     errno.EPIPE: "reader_gone",
     errno.ECONNRESET: "reader_gone",
@@ -69,10 +73,10 @@ class Turns:
         self._open = mmap.mmap(self._file, 1)
 
     def take(self, *, wait: bool) -> bool:
-        """True once it is this process's turn."""
+        """True once it is this process's turn. Raises OSError where that cannot be had or waited for."""
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except (BlockingIOError, PermissionError):
+        except BlockingIOError:
             return False
         return True
 
@@ -102,11 +106,12 @@ class Lines:
         """A slow reader makes `send()`, `poll()` and `flush()` wait, without a limit of time, as `| less` needs it.
         Set it to False when a replay is asked to stop."""
         self._descriptor = descriptor
-        self._name = name
+        self.name = name
         self._live = live
         self._owned = owned
         self._turns = turns
         self._mine = turns is None
+        self._left = False  # what is there may end with a part of a line of another process
         self.regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         self._poller = select.poll()
         if not self.regular:
@@ -115,7 +120,7 @@ class Lines:
         self._ends: deque[int] = deque()  # where each record in the buffer ends, plus `_taken`
         self._taken = 0  # bytes of the records that were written and removed from the buffer
         self._written = 0  # bytes of the first record in the buffer that the kernel has taken
-        self._unsynced = 0  # records written to a file since it was last made durable
+        self.unsynced = 0  # records written to a file since it was last made durable
         self._due = 0.0
         self._records = 0
         self._bytes = 0
@@ -155,13 +160,13 @@ class Lines:
     def flush(self, timeout_seconds: float) -> int:
         """Returns the records that were not written; for a file, or not made durable. Raises ReaderGone."""
         self._write(time.monotonic() + timeout_seconds)
-        if self.regular and self._unsynced:
+        if self.regular and self.unsynced:
             try:
                 os.fsync(self._descriptor)
             except OSError as error:  # the kernel does not say which of them are lost
-                self._delivered -= self._unsynced
-                self._fail(error, self._unsynced)
-            self._unsynced = 0
+                self._delivered -= self.unsynced
+                self._fail(error, self.unsynced)
+            self.unsynced = 0
         if isinstance(self._failure, ReaderGone):
             raise self._failure
         return self._records - self._delivered
@@ -180,7 +185,7 @@ class Lines:
 
     def shared(self, turns: Turns) -> "Lines":
         """Another one, for the same descriptor, in a process that was forked from this one's."""
-        return Lines(self._descriptor, self._name, live=self._live, turns=turns)
+        return Lines(self._descriptor, self.name, live=self._live, turns=turns)
 
     def close(self) -> None:
         self._lose(len(self._ends), "closed")
@@ -190,47 +195,67 @@ class Lines:
             self._turns.give()
         if self._owned:
             self._owned = False
-            os.close(self._descriptor)
+            with contextlib.suppress(OSError):  # what was not written or made durable is counted
+                os.close(self._descriptor)
 
     def _write(self, until: float) -> None:
         """Writes the buffer; where the sink does not wait for its reader, what that takes until then (monotonic)."""
-        if not self._ends or not self._in_turn(until):
+        if not self._ends:
+            return
+        try:
+            if not self._in_turn(until):
+                return
+        except OSError as error:
+            self._give_up(error)
             return
         try:
             self._write_it(until)
         finally:
             if self._turns is not None and not self._written:  # else the rest of the line has to follow
-                self._turns.broken = False
+                self._turns.broken = self._left
                 self._mine = False
                 self._turns.give()
 
     def _in_turn(self, until: float) -> bool:
-        """Whether this process may write now. Ends what another one may have left."""
+        """Whether this process may write now. Raises OSError where that cannot be known."""
         if self._turns is None or self._mine:
             return True
-        while not self._turns.take(wait=self.waits or self.regular):
-            if time.monotonic() >= until:
+        while not self._turns.take(wait=self.regular):  # a wait for a reader may have to end, see `waits`
+            if not self.waits and time.monotonic() >= until:
                 return False
             time.sleep(TURN_SECONDS)
         self._mine = True
-        if self._turns.broken and not self._ends_whole():
-            with contextlib.suppress(OSError):  # what is written next says it
-                os.write(self._descriptor, b"\n")
+        self._left = self._turns.broken
         self._turns.broken = True
+        return True
+
+    def _end_left(self, until: float) -> bool:
+        """Ends the line that another process may have left. False: the reader leaves no room for that."""
+        if not self.regular and not self._writable(until):
+            return False
+        if not self._ends_whole():
+            os.write(self._descriptor, b"\n")
+        self._left = False
         return True
 
     def _ends_whole(self) -> bool:
         """Whether what is there ends with a whole line, where that can be seen."""
+        if not self.regular:
+            return False
         try:
-            end = os.fstat(self._descriptor).st_size if self.regular else 0
-            return end > 0 and os.pread(self._descriptor, 1, end - 1) == b"\n"
-        except OSError:
+            end = os.fstat(self._descriptor).st_size
+            return end == 0 or os.pread(self._descriptor, 1, end - 1) == b"\n"
+        except OSError:  # it may be open for writing only
             return False
 
     def _write_it(self, until: float) -> None:
         buffer = self._buffer
-        start = self._position() if self.regular else 0
+        start = 0
         try:
+            if self._left and not self._end_left(until):
+                return
+            if self.regular:
+                start = self._position()
             with memoryview(buffer) as view:
                 while self._written < len(buffer):
                     if self.regular:
@@ -248,9 +273,7 @@ class Lines:
             self._take_whole()
             if self.regular and self._written:
                 self._cut(end, self._written)
-            lost = len(self._ends)
-            self._clear()
-            self._fail(error, lost)
+            self._give_up(error)
         else:
             self._take_whole()
 
@@ -267,7 +290,7 @@ class Lines:
                 os.ftruncate(self._descriptor, end - partial)
                 os.lseek(self._descriptor, end - partial, os.SEEK_SET)
         except OSError as error:
-            log.error("cannot cut %s back to its last whole line: %s", self._name, error.strerror)
+            log.error("cannot cut %s back to its last whole line: %s", self.name, error.strerror)
 
     def _take_whole(self) -> None:
         """Counts the records that are written whole and removes them from the buffer."""
@@ -280,7 +303,7 @@ class Lines:
         del self._buffer[: self._taken - taken]
         self._written -= self._taken - taken
         self._delivered += count
-        self._unsynced += count
+        self.unsynced += count
 
     def _clear(self) -> None:
         self._buffer.clear()
@@ -296,10 +319,17 @@ class Lines:
             self._poller.poll(100.0 if self.waits else min(100.0, left * 1000 + 1))
         return True
 
+    def _give_up(self, error: OSError) -> None:
+        """What is in the buffer cannot be written."""
+        lost = len(self._ends)
+        self._clear()
+        self._fail(error, lost)
+
     def _fail(self, error: OSError, records: int) -> None:
         self._reason = REASONS.get(error.errno or 0, "io_error")
         self._lose(records, self._reason)
-        text = f"cannot write {self._name}: {error.strerror}: {self._delivered} records were written"
+        by = " by this process" if self._turns is not None else ""
+        text = f"cannot write {self.name}: {error.strerror}: {self._delivered} records were written{by}"
         if self._reason == "reader_gone":
             self._failure = ReaderGone(text)
         elif not self._live:
@@ -321,8 +351,8 @@ def open_stdout(*, live: bool) -> Lines:
 
 
 def open_file(path: str, *, live: bool) -> Lines:
-    """Raises UsageError for what is no regular file or is written to by another run, NotPermittedError, and
-    UndeliveredError where it cannot be opened for another reason."""
+    """Raises UsageError for what is no regular file, holds something else or is written to by another run,
+    NotPermittedError, and UndeliveredError where it cannot be opened for another reason."""
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
         descriptor = os.open(path, flags, 0o600)
@@ -341,6 +371,8 @@ def open_file(path: str, *, live: bool) -> Lines:
             raise UsageError(f"{path} is being written by another run: name another file") from None
         except OSError as error:
             log.warning("cannot lock %s (%s): see that no other run writes it", path, error.strerror)
+        if os.pread(descriptor, BEGINS_BYTES, 0).lstrip(b"\n")[:1] not in BEGINS:  # pcapng begins with b"\n\r"
+            raise UsageError(f"{path} holds something that is no record, and is left as it is: name another file")
         if status.st_size and os.pread(descriptor, 1, status.st_size - 1) != b"\n":
             log.warning("%s ends in a partial line: it is ended with a newline and left", path)
             os.write(descriptor, b"\n")
