@@ -180,7 +180,7 @@ class Encoder:
         request: Message = exchange.request
         response: Message = exchange.response
         first: Message = request if request is not None else response
-        last_ns: cython.longlong = first.last_ns
+        last_ns: cython.longlong = first.first_ns
         sent: cython.longlong = 0
         received: cython.longlong = 0
         gap: cython.longlong = 0
@@ -196,9 +196,14 @@ class Encoder:
         if request is not None:
             sent = request.wire_bytes
             gap = request.gap_bytes
+            if request.last_ns < request.first_ns:  # its segments came in another order, or the clock was set back
+                request.last_ns = request.first_ns
+            last_ns = request.last_ns
         if response is not None:
             received = response.wire_bytes
             gap += response.gap_bytes
+            if response.last_ns < response.first_ns:
+                response.last_ns = response.first_ns
             if response.last_ns > last_ns:
                 last_ns = response.last_ns
         self.at = 0

@@ -370,6 +370,26 @@ def test_text_and_base64(encoded, data, content, encoding):
 # --- time
 
 
+@pytest.mark.parametrize("side", ["client", "server"])
+def test_what_comes_in_the_wrong_order_does_not_end_before_it_begins(tmp_path, side):
+    conversation = Conversation()
+    conversation.handshake()
+    begin = len(conversation.frames)
+    conversation.send("client", asked("/", method="POST", body=b"b" * 100), mss=120)
+    if side == "server":
+        begin = len(conversation.frames)
+    conversation.send("server", http_response(200, (("Content-Type", "text/plain"),), b"a" * 100), mss=120)
+    conversation.close()
+    frames = conversation.frames
+    (first_ns, first), (second_ns, second) = frames[begin : begin + 2]
+    frames[begin : begin + 2] = [(first_ns, second), (second_ns, first)]
+    ((_, value, _, _),), _ = replay(Capture(frames, {}), tmp_path)
+    record = json.loads(value)
+    assert record["http_capture"]["complete"] is True
+    assert record["event"]["start"] <= record["event"]["end"]
+    assert min(record["event"]["duration"], *record["http_capture"]["timing"].values()) >= 0
+
+
 @pytest.mark.parametrize(
     ("ns", "text"),
     [
