@@ -54,7 +54,7 @@ def test_the_exit_code_needs_none(cut, gone):
         (("--read", cut, "--sink", "null", "--log-file", "/dev/full"), 65),
         (("--read", "absent", "--sink", "null"), 66),
         (("--read", cut, "--sink", "file:/dev/full"), 64),
-        (("--iface", "lo", "--pidfile", cut), 73),
+        (("--iface", "nosuch0", "--no-interface-lock", "--pidfile", cut), 73),
         (("--nonsense",), 64),
     ):
         done = shell(f"exec 3>&1; ($@; echo code $? >&3) {gone} 3>&3", *arguments)
@@ -62,7 +62,7 @@ def test_the_exit_code_needs_none(cut, gone):
 
 
 def test_a_refusal_does_not_end_among_the_records(cut):
-    done = shell("$@ 2>&-", "--iface", "lo", "--pidfile", cut)
+    done = shell("$@ 2>&-", "--iface", "nosuch0", "--no-interface-lock", "--pidfile", cut)
     assert done.returncode == 73
     assert done.stdout == ""
 
