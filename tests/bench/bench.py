@@ -86,7 +86,11 @@ def main() -> None:
             taking_part.append(peer)
     options.cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     measure.keep_off(options.core)
-    missed = [text for name in options.captures for text in _compare(name, taking_part, options)]
+    missed = []
+    for name in options.captures:
+        with measure.Pauses() as pauses:
+            missed += _compare(name, taking_part, options)
+        print(f"  {pauses}", flush=True)
     if missed:
         print("\n" + "\n".join(f"missed: {text}" for text in missed))
     if missed and options.strict:

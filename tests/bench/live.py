@@ -45,6 +45,7 @@ class Sent:
     seconds: float
     cpu_seconds: float  # of http-capture, meanwhile
     ledger: Json
+    pauses: measure.Pauses
 
 
 def main() -> None:
@@ -118,7 +119,8 @@ class Bench:
                     fail(f"http-capture does not record:\n{said.read_text()[-2000:]}")
                 time.sleep(0.01)
             cpu = measure.cpu_seconds(process.pid)
-            frames, seconds = self._replay(capture, pps)
+            with measure.Pauses() as pauses:
+                frames, seconds = self._replay(capture, pps)
             cpu = measure.cpu_seconds(process.pid) - cpu
             process.terminate()
             code = process.wait()
@@ -132,7 +134,7 @@ class Bench:
             fail(f"the ledger does not balance: {ledger['imbalances']}")
         if not frames == arrived == found["received"] == found["read"] + found["dropped_by_kernel"] + found["unread"]:
             fail(f"{frames:,} frames sent, {arrived:,} on the NIC, but {found}")
-        return Sent(frames, seconds, cpu, ledger)
+        return Sent(frames, seconds, cpu, ledger, pauses)
 
     def _replay(self, capture: Capture, pps: int | None) -> tuple[int, float]:
         """Returns how many frames tcpreplay sent, in what time."""
@@ -241,7 +243,7 @@ def _print(sent: Sent) -> None:
     print(f"  sent {sent.frames:,} in {sent.seconds:.1f} s, {sent.frames / sent.seconds:,.0f} frames/s; dropped by the"
           f" kernel {frames['dropped_by_kernel']:,}, unread {frames['unread']:,}, shed"
           f" {sent.ledger['segments']['shed']:,}; http-capture used"
-          f" {sent.cpu_seconds / sent.seconds:.0%} of its core")  # fmt: skip
+          f" {sent.cpu_seconds / sent.seconds:.0%} of its core; {sent.pauses}")  # fmt: skip
 
 
 class _Event(msgspec.Struct):
