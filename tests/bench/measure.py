@@ -61,9 +61,9 @@ class Capture:
 
 
 class Pauses:
-    """Within `with`: how long the machine stood still. The host of a virtual machine can stop all its cores at once, for
-    most of each 100 ms where they use more than is allowed to them; inside, no counter shows it. Here a thread sleeps
-    for 2 ms again and again, and is woken too late."""
+    """Within `with`: how long the machine stood still. The host of a virtual machine can stop all its cores at once,
+    for most of each 100 ms where they use more than is allowed to them; inside, no counter shows it. Here a thread
+    sleeps for 2 ms again and again, and is woken too late."""
 
     LATE_SECONDS = 0.02
 
