@@ -152,7 +152,7 @@ class _Shared:
 
     def __init__(self, slots: list[_Slot], first: int, told: int, done: int, source: Source) -> None:
         self.live = source.live
-        self.now_ns = 0  # the last time at which the NIC was idle
+        self.now_ns = time.time_ns()  # the last time at which the NIC was idle, or nothing had come yet
         room = source.waiting()[1]
         self._room = max(len(slots) - 1, room) if room else 0
         self._in_ring = 0  # ring blocks that the parent had not come to

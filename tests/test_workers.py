@@ -693,6 +693,15 @@ class TestLive:
         assert without_times(live.output.read_text()) == without_times(done.stdout)
         assert ledger["records"]["total"] >= 200
 
+    def test_a_nic_without_frames_is_no_clock_that_was_set(self, cable, tmp_path):
+        with Live(tmp_path, cable) as live:
+            time.sleep(1)
+            put(cable, range(3))
+            assert live.stop() == 0
+        ledger = ledger_of(live.said)
+        assert ledger["exchanges"]["complete"] == 3
+        assert ledger["connections"]["clock_steps"] == 0
+
     def test_timeouts_come_on_an_idle_nic(self, cable, tmp_path):
         with Live(tmp_path, cable, "--set", "tcp.idle_timeout_seconds=0.3", "--set", "tcp.reorder_seconds=0.1") as live:
             put(cable, [1], whole=False)
