@@ -146,8 +146,11 @@ def _guard(options: argparse.Namespace) -> tuple[str, Sequence[str]]:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not (math.isfinite(seconds) and 0 <= seconds <= MAX_TIMEOUT_SECONDS):
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= MAX_TIMEOUT_SECONDS:
         raise argparse.ArgumentTypeError(f"must be 0 to {MAX_TIMEOUT_SECONDS:g} seconds: {text!r}")
     return seconds
 

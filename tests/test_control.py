@@ -60,6 +60,7 @@ def test_a_timeout_that_is_none(run, seconds):
     assert done.returncode == 64
     assert done.stderr.count("\n") == 1
     assert "--timeout" in done.stderr
+    assert "must be 0 to " in done.stderr
 
 
 @pytest.mark.parametrize("verb", VERBS)
