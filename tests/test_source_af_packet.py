@@ -664,6 +664,23 @@ class TestNic:
             f"{cable.far} is up",
         ] * 2
 
+    def test_a_nic_that_is_up_again_is_seen_with_its_first_frame(
+        self, cable: Pair, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        source = AfPacket(SourceSettings(iface=(cable.far,)))
+        ip("link", "set", cable.far, "down", namespace=cable.namespace)
+        assert source.read(0.1).count == 0
+        ip("link", "set", cable.far, "up", namespace=cable.namespace)
+        deadline = time.monotonic() + 10
+        with sender(cable.namespace, cable.near) as out:
+            while source.waiting()[0] == 0:
+                assert time.monotonic() < deadline
+                out.send(TCP80)
+                time.sleep(0.2)  # the ring block is the program's once it retires
+        assert source.read(0).count
+        assert caplog.messages[-1] == f"{cable.far} is up"
+        source.close()
+
     def test_a_nic_that_is_down_at_the_start_is_waited_for(self, cable: Pair, caplog: pytest.LogCaptureFixture) -> None:
         ip("link", "set", cable.far, "down", namespace=cable.namespace)
         source = AfPacket(SourceSettings(iface=(cable.far,)))

@@ -224,6 +224,8 @@ class AfPacket:
         while True:
             self._go_on()
             while self._walker.ready():
+                if self._down:  # on a busy NIC no read waits, so none would see that it is up
+                    self._look_at_link()
                 if self._walker.fill(self._block):
                     if self._many is not None:
                         self._go_on()
