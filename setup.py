@@ -26,6 +26,7 @@ HOT = [
     "capture.tunnel",
     "capture.decode",
     "capture.mirror",
+    "capture.ended",
     "capture.reassembly",
     "capture.connection",
     "capture.http.message",

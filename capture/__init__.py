@@ -4,7 +4,7 @@
     decode        a frame -> segment, fragment or drop (tunnel: what a tunnel's header says)
     defrag        IP fragments -> datagram
     mirror        leaves out what the mirror has sent twice
-    connection    the table of TCP connections
+    connection    the table of TCP connections (ended: those that have ended, for late segments)
     reassembly    one direction: segments -> data, gap, close
     http/parser   data -> messages
     http/exchange messages -> exchanges

@@ -2,6 +2,7 @@
 # A flag is a char: a bint takes four bytes, and there may be a million of each object.
 
 from http_capture.capture.decode cimport Segment
+from http_capture.capture.ended cimport Ended
 from http_capture.capture.octets cimport prefetch_object
 from http_capture.capture.reassembly cimport Reassembly, Stream
 
@@ -41,8 +42,9 @@ cdef class ConnectionTable:
     cdef public long long segments, data, control, untracked, late, ignored
     cdef public long long opened, midstream, resets_ignored, left, collisions
     cdef public list closed
-    cdef public Py_ssize_t active, done, max_connections
-    cdef long long reorder_ns
+    cdef public Py_ssize_t active, max_connections
+    cdef public Ended ended
+    cdef long long reorder_ns, closing_timeout_ns
     cdef list timeouts_ns
     cdef list slots, oldest, newest
     cdef object waiting
@@ -65,20 +67,22 @@ cdef class ConnectionTable:
     cdef tuple _outers(self, Segment segment)
     cdef Connection _replace(self, Connection old, Segment segment, int reason)
     cdef int _remove(self, Connection connection) except? -1
+    cdef int _more_slots(self) except? -1
     cdef int _enqueue(self, Connection connection, int queue) except? -1
     cdef int _dequeue(self, Connection connection) except? -1
     cdef int _syn(self, Connection connection, Segment segment, bint from_a) except? -1
-    cdef bint _repeated(self, Connection connection, Segment segment, bint from_a) noexcept
+    cdef bint _is_late(self, Segment segment) except? -1
+    cdef bint _repeats(self, Segment segment, long long first, long long ended_ns) noexcept
     cdef int _reset(self, Connection connection, Segment segment, bint from_a) except? -1
     cdef bint _reset_fits(self, Connection connection) except? -1
     cdef int _settle(self, Connection connection) except? -1
     cdef int _wait_from_now(self, Connection connection) except? -1
     cdef bint _give_up(self, Stream stream) except? -1
     cdef bint _force(self, Connection connection) except? -1
-    cdef int _close(self, Connection connection, int reason) except? -1
+    cdef int _close(self, Connection connection, int reason, bint remember) except? -1
     cdef int _leave(self, Connection connection) except? -1
     cdef int _release(self, Connection connection) except? -1
-    cdef int _finish(self, Connection connection, int reason) except? -1
+    cdef int _finish(self, Connection connection, int reason, bint remember) except? -1
     cdef bint _unsettled(self, Connection connection) noexcept
     cdef long long _deadline(self, Connection connection) noexcept
     cdef long long _due(self, Stream stream) noexcept

@@ -3,8 +3,8 @@
     (none)      --SYN, SYN+ACK, or payload or FIN (midstream)--> embryonic
     embryonic   --first payload--> open: the application is told, and gets the streams
     open        --the application finds nothing of its own--> ignored: payload is counted, not read
-    any         --both streams closed, RST, a confirmed new SYN--> done: remembered so that late segments find it
-    any         --idle too long, evicted, shutdown--> done or removed
+    any         --both streams closed, RST--> forgotten but for what ended.py keeps, so that late segments find that
+    any         --a confirmed new SYN, idle too long, evicted, shed, shutdown--> forgotten
 
 A RST ends a connection once the reorder window is over, where it is then still exactly behind its sender's bytes, as
 its receiver requires (RFC 9293 section 3.10.7.4, RFC 5961 section 3): one with a hole before it that the peer has not
@@ -12,8 +12,8 @@ acknowledged, or with bytes behind it, is forged or late. A FIN that was not cap
 its number; that stream ends when its peer has ended, or with the connection.
 
 Invariants:
-- A connection is in the chain of its slot, in exactly one of the three queues (by age: oldest first), and counted in
-  `active`, or in none of them. Those of them that are done are counted in `done` too.
+- A connection is in the chain of its slot, in exactly one of the two queues (by age: oldest first), and counted in
+  `active`, or in none of them and `done`. Those that have ended and are remembered are counted in `active` too.
 - A done connection holds no stream, no buffer and no application.
 - segments = data + control + untracked + late + ignored.
 
@@ -27,9 +27,10 @@ Where the clock goes forward by more than STEP_NS at once, it first takes back w
 and forth makes no connection idle. What is more than that is silence in a file, and time that has passed. A NIC
 (`live`) is never silent for so long, since its host tells the time then: its clock was set, and no time has passed.
 
-Bounds: `max_connections` (done ones are evicted first, then embryonic, then the longest idle); timers run on the time
-of the frames. Slots are chosen by multilinear hashing with secret keys (Dietzfelbinger 1996; a sender cannot aim at
-one slot), and a chain has at most MAX_CHAIN connections.
+Bounds: `max_connections`, those that have ended among them (these are evicted first, then embryonic, then the longest
+idle); timers run on the time of the frames. Slots are chosen by multilinear hashing with secret keys (Dietzfelbinger
+1996; a sender cannot aim at one slot), and a chain has at most MAX_CHAIN connections. There are as many slots as there
+have been connections at once, so that they stay near the processor.
 """
 
 import os
@@ -40,12 +41,14 @@ import cython
 
 if cython.compiled:
     from cython.cimports.http_capture.capture.decode import Segment
+    from cython.cimports.http_capture.capture.ended import Ended
     from cython.cimports.http_capture.capture.octets import prefetch_item, prefetch_place
     from cython.cimports.http_capture.capture.reassembly import Reassembly, Stream, new_stream, prefetch_reader
     from cython.cimports.http_capture.capture.seq import advance, difference
     from cython.cimports.http_capture.capture.tunnel import Outer
 else:
     from .decode import Segment
+    from .ended import Ended
     from .octets import prefetch_item, prefetch_place
     from .reassembly import Reassembly, Stream, new_stream, prefetch_reader
     from .seq import advance, difference
@@ -61,7 +64,6 @@ _URG = cython.declare(cython.int, 0x20)
 
 _EMBRYONIC = cython.declare(cython.int, 0)
 _OPEN = cython.declare(cython.int, 1)
-_DONE = cython.declare(cython.int, 2)
 
 _RST_REASON = cython.declare(cython.int, 1)
 _TIMEOUT_REASON = cython.declare(cython.int, 2)
@@ -69,6 +71,8 @@ _EVICTED_REASON = cython.declare(cython.int, 3)
 _SHUTDOWN_REASON = cython.declare(cython.int, 4)
 _SHED_REASON = cython.declare(cython.int, 5)
 
+FIRST_SLOTS = 1 << 10
+_HALF = cython.declare(cython.ulonglong, 0xFFFFFFFF)
 _MAX_CHAIN = cython.declare(cython.int, 64)
 _TOUCH_NS = cython.declare(cython.longlong, 250_000_000)  # the queues are in order of age to this grain
 _TICK_NS = cython.declare(cython.longlong, 50_000_000)
@@ -166,18 +170,17 @@ class ConnectionTable:
         self, application: Application, reassembly: Reassembly, *, max_connections: int, reorder_ns: int,
         handshake_timeout_ns: int, idle_timeout_ns: int, closing_timeout_ns: int, live: bool = False,
     ) -> None:  # fmt: skip
-        size: int = 1024
-        while size < max_connections and size < 1 << 24:
-            size *= 2
         self.application = application
         self.reassembly = reassembly
         self.max_connections = max_connections
         self.reorder_ns = reorder_ns
-        self.timeouts_ns = [handshake_timeout_ns, idle_timeout_ns, closing_timeout_ns]
-        self.slots: list[Connection] = [None] * size
-        self.slot_mask = size - 1
-        self.oldest: list[Connection] = [None, None, None]
-        self.newest: list[Connection] = [None, None, None]
+        self.timeouts_ns = [handshake_timeout_ns, idle_timeout_ns]
+        self.closing_timeout_ns = closing_timeout_ns
+        self.slots: list[Connection] = [None] * FIRST_SLOTS
+        self.slot_mask = FIRST_SLOTS - 1
+        self.oldest: list[Connection] = [None, None]
+        self.newest: list[Connection] = [None, None]
+        self.ended = Ended()
         self.waiting: deque[tuple[int, Connection]] = deque()
         self.now_ns = self.next_tick_ns = 0
         self.early_ns = 0  # a frame before this is STEP_NS behind
@@ -187,7 +190,7 @@ class ConnectionTable:
         self.segments = self.data = self.control = self.untracked = self.late = self.ignored = 0
         self.opened = self.midstream = self.resets_ignored = self.left = self.collisions = 0
         self.closed = [0, 0, 0, 0, 0, 0]
-        self.active = self.done = 0
+        self.active = 0
         self.from_a = False
         keys = [int.from_bytes(os.urandom(8), "little") | 1 for _ in range(11)]
         self.k0, self.k1, self.k2, self.k3, self.k4, self.k5, self.k6, self.k7, self.k8, self.k9, self.k10 = keys
@@ -216,26 +219,16 @@ class ConnectionTable:
         connection = self._find(segment, slot)
         from_a = self.from_a
         if connection is None:
+            if self.ended.count > 0 and self._is_late(segment):
+                self.late += 1
+                self.reassembly.payload_bytes += captured
+                self.reassembly.retransmitted_bytes += captured
+                return 0
             if flags & _RST or not (flags & (_SYN | _FIN) or segment.payload_length > 0):
                 self.untracked += 1
                 return 0
             connection = self._create(segment, slot)
             from_a = True
-        elif connection.done:
-            if (
-                flags & _SYN
-                and not flags & _ACK
-                and not flags & _RST
-                and not self._repeated(connection, segment, from_a)
-            ):
-                self._remove(connection)
-                connection = self._create(segment, slot)
-                from_a = True
-            else:
-                self.late += 1
-                self.reassembly.payload_bytes += captured
-                self.reassembly.retransmitted_bytes += captured
-                return 0
         elif connection.pending_syn >= 0 and not flags & _SYN:
             mine = connection.forward if from_a else connection.backward
             if (
@@ -255,10 +248,12 @@ class ConnectionTable:
             self.reassembly.ignored_bytes += captured
             if flags & (_SYN | _RST | _FIN):
                 if flags & _SYN and not flags & _ACK:
-                    if not self._repeated(connection, segment, from_a):
+                    if not self._repeats(
+                        segment, connection.a_first if from_a else connection.b_first, connection.touched_ns
+                    ):
                         self._replace(connection, segment, _RST_REASON)
                 else:
-                    self._finish(connection, _RST_REASON if flags & _RST else 0)
+                    self._finish(connection, _RST_REASON if flags & _RST else 0, True)
             return 0
         if segment.payload_length > 0:
             self.data += 1
@@ -315,8 +310,21 @@ class ConnectionTable:
         if connection.ignored:
             self._leave(connection)
         elif mine.closed and other.closed:
-            self._finish(connection, 0)
+            self._finish(connection, 0, True)
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _is_late(self, segment: Segment) -> cython.bint:
+        """Whether this segment is of a connection that has ended. A SYN that begins the next one has it forgotten."""
+        ended: Ended = self.ended
+        if not ended.find(segment):
+            return False
+        if segment.flags & (_SYN | _ACK | _RST) != _SYN or self._repeats(segment, ended.first, ended.ended_ns):
+            return True
+        ended.forget()
+        self.active -= 1
+        return False
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -324,20 +332,20 @@ class ConnectionTable:
         """The segment will come: finds its slot. This and the next three ask the processor for what segment() reads of
         a connection, in an order in which each step needs only what the one before has asked for."""
         segment.slot = self._slot(segment)
-        prefetch_place(self.slots, segment.slot)
+        prefetch_place(self.slots, segment.slot & self.slot_mask)
         return 0
 
     @cython.ccall
     @cython.exceptval(-1)
     def prefetch_connection(self, segment: Segment) -> cython.int:
         """The first of its slot, which is nearly always the only one."""
-        prefetch_item(self.slots, segment.slot)
+        prefetch_item(self.slots, segment.slot & self.slot_mask)
         return 0
 
     @cython.ccall
     @cython.exceptval(-1)
     def prefetch_streams(self, segment: Segment) -> cython.int:
-        connection: Connection = self.slots[segment.slot]
+        connection: Connection = self.slots[segment.slot & self.slot_mask]
         if connection is not None:
             prefetch_parts(connection)
         return 0
@@ -345,7 +353,7 @@ class ConnectionTable:
     @cython.ccall
     @cython.exceptval(-1)
     def prefetch_consumers(self, segment: Segment) -> cython.int:
-        connection: Connection = self.slots[segment.slot]
+        connection: Connection = self.slots[segment.slot & self.slot_mask]
         mine: Stream
         if connection is not None and connection.forward is not None and segment.payload_length > 0:
             mine = connection.forward
@@ -361,8 +369,7 @@ class ConnectionTable:
         """The connection of this segment, where there is one, is given up and forgotten; the segment is not counted."""
         connection: Connection = self._find(segment, self._slot(segment))
         if connection is not None:
-            self._close(connection, _SHED_REASON)
-            self._remove(connection)
+            self._close(connection, _SHED_REASON, False)
         return 0
 
     @cython.ccall
@@ -396,14 +403,15 @@ class ConnectionTable:
             connection.waiting = False
             if not connection.done and not connection.ignored:
                 self._settle(connection)
-        for queue in range(3):
+        for queue in range(2):
             timeout_ns = self.timeouts_ns[queue]
             while True:
                 connection = self.oldest[queue]
                 if connection is None or connection.touched_ns + timeout_ns > age_ns:
                     break
-                self._close(connection, _TIMEOUT_REASON)
-                self._remove(connection)
+                self._close(connection, _TIMEOUT_REASON, False)
+        if self.ended.count > 0:
+            self.active -= self.ended.drop_before(age_ns - self.closing_timeout_ns)
         return 0
 
     @cython.ccall
@@ -425,20 +433,21 @@ class ConnectionTable:
         """Ends all connections, the longest idle first. The table is empty afterwards."""
         connection: Connection
         queue: cython.int
-        for queue in range(3):
+        for queue in range(2):
             while True:
                 connection = self.oldest[queue]
                 if connection is None:
                     break
-                self._close(connection, _SHUTDOWN_REASON)
-                self._remove(connection)
+                self._close(connection, _SHUTDOWN_REASON, False)
+        self.active -= self.ended.count
+        self.ended = Ended()
         self.waiting.clear()
         return 0
 
     @cython.cfunc
     @cython.exceptval(check=False)
     def _slot(self, segment: Segment) -> cython.longlong:
-        """The same for both directions: the ends are put in order first."""
+        """The same for both directions: the ends are put in order first. Its last bits choose the slot."""
         ah: cython.ulonglong = segment.source_high
         al: cython.ulonglong = segment.source_low
         ap: cython.ulonglong = segment.source_port
@@ -463,11 +472,11 @@ class ConnectionTable:
             total += self.k6 * (al >> 32) + self.k7 * (bl >> 32) + self.k8 * (ah >> 32) + self.k9 * (bh >> 32)
             total += self.k10 * ((ah & 0xFFFFFF) ^ (bh & 0xFFFFFF) << 8)
         total += segment.path
-        return (total >> 32) & self.slot_mask
+        return total >> 32 & _HALF
 
     @cython.cfunc
     def _find(self, segment: Segment, slot: cython.longlong) -> Connection:
-        connection: Connection = self.slots[slot]
+        connection: Connection = self.slots[slot & self.slot_mask]
         while connection is not None:
             if connection.a_low == segment.source_low and connection.b_low == segment.destination_low:
                 if (
@@ -499,23 +508,22 @@ class ConnectionTable:
         connection: Connection
         length: cython.int = 0
         victim: Connection = None
-        queue: cython.int
         if self.active >= self.max_connections:
-            for queue in (2, 0, 1):
-                victim = self.oldest[queue]
-                if victim is not None:
-                    break
-            self._close(victim, _EVICTED_REASON)
-            self._remove(victim)
-        connection = self.slots[slot]
+            if self.ended.drop_oldest():
+                self.active -= 1
+            else:
+                victim = self.oldest[_EMBRYONIC] if self.oldest[_EMBRYONIC] is not None else self.oldest[_OPEN]
+                self._close(victim, _EVICTED_REASON, False)
+        if self.active - self.ended.count > self.slot_mask:
+            self._more_slots()
+        connection = self.slots[slot & self.slot_mask]
         while connection is not None:
             length += 1
             victim = connection
             connection = connection.next_in_slot
         if length >= _MAX_CHAIN:
             self.collisions += 1
-            self._close(victim, _EVICTED_REASON)
-            self._remove(victim)
+            self._close(victim, _EVICTED_REASON, False)
         connection = Connection.__new__(Connection)
         connection.set_up()
         connection.slot = slot
@@ -536,8 +544,8 @@ class ConnectionTable:
         connection.backward = new_stream(self.reassembly)
         connection.forward.peer = connection.backward
         connection.backward.peer = connection.forward
-        connection.next_in_slot = self.slots[slot]
-        self.slots[slot] = connection
+        connection.next_in_slot = self.slots[slot & self.slot_mask]
+        self.slots[slot & self.slot_mask] = connection
         self.active += 1
         self.opened += 1
         if not segment.flags & _SYN:
@@ -573,8 +581,7 @@ class ConnectionTable:
         slot: cython.longlong = old.slot
         pending: cython.longlong = old.pending_syn
         connection: Connection
-        self._close(old, reason)
-        self._remove(old)
+        self._close(old, reason, False)
         connection = self._create(segment, slot)
         connection.client = 1
         connection.midstream = False
@@ -589,19 +596,36 @@ class ConnectionTable:
     @cython.cfunc
     @cython.exceptval(-1)
     def _remove(self, connection: Connection) -> cython.int:
-        before: Connection = self.slots[connection.slot]
+        place: cython.longlong = connection.slot & self.slot_mask
+        before: Connection = self.slots[place]
         self._dequeue(connection)
         connection.queue = -1
         if before is connection:
-            self.slots[connection.slot] = connection.next_in_slot
+            self.slots[place] = connection.next_in_slot
         else:
             while before.next_in_slot is not connection:
                 before = before.next_in_slot
             before.next_in_slot = connection.next_in_slot
         connection.next_in_slot = None
         self.active -= 1
-        if connection.done:
-            self.done -= 1
+        return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _more_slots(self) -> cython.int:
+        """Twice as many."""
+        connection: Connection
+        queue: cython.int
+        place: cython.longlong
+        self.slot_mask = 2 * self.slot_mask + 1
+        self.slots = [None] * (self.slot_mask + 1)
+        for queue in range(2):
+            connection = self.oldest[queue]
+            while connection is not None:
+                place = connection.slot & self.slot_mask
+                connection.next_in_slot = self.slots[place]
+                self.slots[place] = connection
+                connection = connection.newer
         return 0
 
     @cython.cfunc
@@ -692,11 +716,9 @@ class ConnectionTable:
 
     @cython.cfunc
     @cython.exceptval(check=False)
-    def _repeated(self, connection: Connection, segment: Segment, from_a: cython.bint) -> cython.bint:
+    def _repeats(self, segment: Segment, first: cython.longlong, ended_ns: cython.longlong) -> cython.bint:
         """This SYN is a late copy of the one that began a connection which has just ended, and begins no new one."""
-        first: cython.longlong = connection.a_first if from_a else connection.b_first
-        age_ns: cython.longlong = self.now_ns + self.back_ns - connection.touched_ns
-        return advance(segment.seq, 1) == first and age_ns <= self.reorder_ns
+        return advance(segment.seq, 1) == first and self.now_ns + self.back_ns - ended_ns <= self.reorder_ns
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -803,7 +825,7 @@ class ConnectionTable:
                 break
             if connection.reset_ns != 0 and connection.reset_ns + self.reorder_ns <= self.now_ns:
                 if self._reset_fits(connection):
-                    self._close(connection, _RST_REASON)
+                    self._close(connection, _RST_REASON, True)
                     return 0
                 connection.reset_ns = 0
                 self.resets_ignored += 1
@@ -814,7 +836,7 @@ class ConnectionTable:
         if connection.ignored:
             self._leave(connection)
         elif forward.closed and backward.closed:
-            self._finish(connection, 0)
+            self._finish(connection, 0, True)
         elif deadline != 0 and not connection.waiting:
             if self.clock_steps != 0:
                 self._wait_from_now(connection)
@@ -863,7 +885,7 @@ class ConnectionTable:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _close(self, connection: Connection, reason: cython.int) -> cython.int:
+    def _close(self, connection: Connection, reason: cython.int, remember: cython.bint) -> cython.int:
         """Ends both streams, in the order in which their bytes were sent as far as that is known."""
         one: Stream = connection.forward
         two: Stream = connection.backward
@@ -886,7 +908,7 @@ class ConnectionTable:
                 pass
             one.close(reason, self.now_ns)
             two.close(reason, self.now_ns)
-        return self._finish(connection, reason)
+        return self._finish(connection, reason, remember)
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -920,18 +942,23 @@ class ConnectionTable:
 
     @cython.cfunc
     @cython.exceptval(-1)
-    def _finish(self, connection: Connection, reason: cython.int) -> cython.int:
-        """Both streams are closed: forgets all but the addresses."""
+    def _finish(self, connection: Connection, reason: cython.int, remember: cython.bint) -> cython.int:
+        """Both streams are closed: forgets the connection, or all but its addresses."""
+        ended_ns: cython.longlong = self.now_ns
         if connection.done:
             return 0
         connection.done = True
-        self.done += 1
         self.closed[reason] += 1
         self._release(connection)
+        self._remove(connection)
+        if not remember:
+            return 0
         # A RST ends it when the frame came, though the window after it may have been noticed much later.
-        connection.touched_ns = self.now_ns + self.back_ns
-        if 0 < connection.reset_ns < self.now_ns:
-            connection.touched_ns = connection.reset_ns + self.back_ns
-        self._dequeue(connection)
-        self._enqueue(connection, _DONE)
+        if 0 < connection.reset_ns < ended_ns:
+            ended_ns = connection.reset_ns
+        self.active += self.ended.remember(
+            connection.a_high, connection.a_low, connection.a_port, connection.b_high, connection.b_low,
+            connection.b_port, connection.ip_version, connection.path, connection.a_first, connection.b_first,
+            ended_ns + self.back_ns,
+        )  # fmt: skip
         return 0

@@ -14,7 +14,7 @@ cdef class Encoder:
     cdef Py_ssize_t at, size
     cdef HeaderIndex index
     cdef bytes observer, tail
-    cdef object host_header, iface_header, instance_header, quote, send
+    cdef object host_header, iface_header, instance_header, schema_header, quote, send
     cdef bytes host, agent, referer
     cdef int[::1] seen
     cdef int round
@@ -53,16 +53,17 @@ cdef class Encoder:
     cdef bytes _mime_type(self, bytes content_type)
     cdef int _identify(self, HttpConnection conversation) except? -1
     cdef int _tunnels(self, tuple outers, bint swapped, list proxies) except? -1
-    cdef int _address(self, bint v4, unsigned long long high, unsigned long long low) except? -1
-    cdef int _packed(self, bint v4, unsigned long long high, unsigned long long low) except? -1
-    cdef int _number(self, unsigned long long value, int size) except? -1
     cdef bytes _cut(self, Py_ssize_t begin)
     cdef int _part(self, bytes data, Py_ssize_t start, Py_ssize_t end) except? -1
     cdef bint _plain_fields(self, bytes head, Py_ssize_t start) except? -1
     cdef int _any_fields(self, bytes head, Py_ssize_t start) except? -1
+    cdef int _first_round(self) except? -1
     cdef bint _is_redacted(self, Room room, Py_ssize_t at, Py_ssize_t size, int h) except? -1
     cdef int _special_value(self, bytes name, bytes value) except? -1
     cdef int _again(self, Py_ssize_t begin, Py_ssize_t end) except? -1
+
+cdef Py_ssize_t _address(Room room, Py_ssize_t at, bint v4, unsigned long long high, unsigned long long low) except? -1
+cdef Py_ssize_t _packed(Room room, Py_ssize_t at, bint v4, unsigned long long high, unsigned long long low) noexcept
 
 cdef extern from *:
     """

@@ -31,7 +31,9 @@ if cython.compiled:
         digits,
         field_name,
         find,
+        ipv4,
         mark,
+        number,
         octets_of,
         part,
         plain,
@@ -55,7 +57,9 @@ else:
         digits,
         field_name,
         find,
+        ipv4,
         mark,
+        number,
         octets_of,
         part,
         plain,
@@ -167,6 +171,7 @@ class Encoder:
         self.host_header = ("host", hostname.encode())
         self.iface_header = ("iface", (interface or "").encode())
         self.instance_header = ("instance", instance.encode())
+        self.schema_header = ("schema", SCHEMA.encode())
         self.key = self.value = self.event_id = b""
         self.headers: list[tuple[str, bytes]] = []
         self.timestamp_ms = 0
@@ -208,7 +213,8 @@ class Encoder:
                 last_ns = response.last_ns
         self.at = 0
         self._part(identity, 0, conversation.hashed_end)
-        self._number(first.seq, 4)
+        self._reserve(4)
+        self.at = number(self.room, self.at, first.seq, 4)
         self._put(first.head)
         self._reserve(64)
         blake2b_128(self.room, self.at, 0, self.at)
@@ -355,7 +361,7 @@ class Encoder:
             self.instance_header,
             self.host_header,
             self.iface_header,
-            ("schema", _SCHEMA),
+            self.schema_header,
         ]
         return self.value
 
@@ -380,62 +386,68 @@ class Encoder:
         destination_high: cython.ulonglong = connection.a_high if swapped else connection.b_high
         destination_low: cython.ulonglong = connection.a_low if swapped else connection.b_low
         destination_port: cython.int = connection.a_port if swapped else connection.b_port
+        room: Room
+        at: cython.Py_ssize_t
         source: cython.Py_ssize_t
         source_end: cython.Py_ssize_t
         destination: cython.Py_ssize_t
         destination_end: cython.Py_ssize_t
         begin: cython.Py_ssize_t
         self.at = 0
+        self._reserve(512)
+        room = self.room
         # Community ID version 1: a SHA-1 over seed, addresses, protocol, padding and ports, the smaller end first.
-        self._number(0, 2)
+        at = number(room, 0, 0, 2)
         if source_high > destination_high or (
             source_high == destination_high
             and (source_low > destination_low or (source_low == destination_low and source_port > destination_port))
         ):
-            self._packed(v4, destination_high, destination_low)
-            self._packed(v4, source_high, source_low)
-            self._number(0x0600, 2)
-            self._number(destination_port, 2)
-            self._number(source_port, 2)
+            at = _packed(room, at, v4, destination_high, destination_low)
+            at = _packed(room, at, v4, source_high, source_low)
+            at = number(room, at, 0x0600, 2)
+            at = number(room, at, destination_port, 2)
+            at = number(room, at, source_port, 2)
         else:
-            self._packed(v4, source_high, source_low)
-            self._packed(v4, destination_high, destination_low)
-            self._number(0x0600, 2)
-            self._number(source_port, 2)
-            self._number(destination_port, 2)
-        self._reserve(64)
-        sha1_base64(self.room, self.at, 0, self.at)
-        community: bytes = copied(self.room, self.at, self.at + 28)
+            at = _packed(room, at, v4, source_high, source_low)
+            at = _packed(room, at, v4, destination_high, destination_low)
+            at = number(room, at, 0x0600, 2)
+            at = number(room, at, source_port, 2)
+            at = number(room, at, destination_port, 2)
+        sha1_base64(room, 64, 0, at)
         # The key has both addresses as text, also where it is not the key that is wanted: they are put again from it.
-        self.at = 0
-        self._put(b"" if v4 else b"[")
-        source = self.at
-        self._address(v4, source_high, source_low)
-        source_end = self.at
-        self._put(b":" if v4 else b"]:")
-        self._integer(source_port)
-        self._put(b"-" if v4 else b"-[")
-        destination = self.at
-        self._address(v4, destination_high, destination_low)
-        destination_end = self.at
-        self._put(b":" if v4 else b"]:")
-        self._integer(destination_port)
-        begin = self.at
-        conversation.key = copied(self.room, source, source_end) if self.key_kind == 1 else copied(self.room, 0, begin)
-        self._packed(v4, source_high, source_low)
-        self._number(source_port, 2)
-        self._packed(v4, destination_high, destination_low)
-        self._number(destination_port, 2)
-        conversation.hashed_end = self.at - begin
-        self._again(source, source_end)
+        source = 96 if v4 else 97
+        source_end = _address(room, source, v4, source_high, source_low)
+        at = source_end if v4 else source_end + 1
+        room[at] = 58
+        at = decimal(room, at + 1, source_port)
+        room[at] = 45
+        destination = at + 1 if v4 else at + 2
+        destination_end = _address(room, destination, v4, destination_high, destination_low)
+        at = destination_end if v4 else destination_end + 1
+        room[at] = 58
+        at = decimal(room, at + 1, destination_port)
+        if not v4:
+            room[source - 1] = room[destination - 1] = 91
+            room[source_end] = room[destination_end] = 93
+        conversation.key = copied(room, source, source_end) if self.key_kind == 1 else copied(room, 96, at)
+        begin = at
+        at = _packed(room, at, v4, source_high, source_low)
+        at = number(room, at, source_port, 2)
+        at = _packed(room, at, v4, destination_high, destination_low)
+        at = number(room, at, destination_port, 2)
+        conversation.hashed_end = at - begin
+        again(room, at, source, source_end)
+        self.at = at + source_end - source
         literal(self, b'","port":')
-        self._integer(source_port)
-        conversation.source_end = self.at - begin
-        self._again(destination, destination_end)
+        self.at = at = decimal(room, self.at, source_port)
+        conversation.source_end = at - begin
+        again(room, at, destination, destination_end)
+        self.at = at + destination_end - destination
         literal(self, b'","port":')
-        self._integer(destination_port)
-        conversation.destination_end = self.at - begin
-        self._put(community)
+        self.at = at = decimal(room, self.at, destination_port)
+        conversation.destination_end = at - begin
+        again(room, at, 64, 92)
+        self.at = at + 28
         literal(self, b'"')
         if connection.vlan >= 0:
             literal(self, b',"vlan":{"id":"')
@@ -462,13 +474,15 @@ class Encoder:
             literal(self, b'{"type":"')
             self._put(KINDS[outer.kind].encode())
             self._put(b'","destination":{"ip":"' if swapped else b'","source":{"ip":"')
-            self._address(v4, outer.source_high, outer.source_low)
+            self._reserve(48)
+            self.at = _address(self.room, self.at, v4, outer.source_high, outer.source_low)
             literal(self, b'"')
             if outer.source_port or outer.destination_port:
                 literal(self, b',"port":')
                 self._integer(outer.source_port)
             self._put(b'},"source":{"ip":"' if swapped else b'},"destination":{"ip":"')
-            self._address(v4, outer.destination_high, outer.destination_low)
+            self._reserve(48)
+            self.at = _address(self.room, self.at, v4, outer.destination_high, outer.destination_low)
             literal(self, b'"')
             if outer.source_port or outer.destination_port:
                 literal(self, b',"port":')
@@ -487,45 +501,6 @@ class Encoder:
             literal(self, b"},")
         self.at -= 1
         return literal(self, b"]")
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _address(self, v4: cython.bint, high: cython.ulonglong, low: cython.ulonglong) -> cython.int:
-        """An address as text (RFC 5952 for IPv6)."""
-        shift: cython.int
-        if v4:
-            self._reserve(36)
-            for shift in (24, 16, 8, 0):
-                self.at = decimal(self.room, self.at, low >> shift & 255)
-                self.room[self.at] = 46
-                self.at += 1
-            self.at -= 1
-            return 0
-        import socket  # one that sees no IPv6 starts without it
-
-        self._packed(v4, high, low)
-        return self._put(socket.inet_ntop(socket.AF_INET6, self._cut(self.at - 16)).encode())
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _packed(self, v4: cython.bint, high: cython.ulonglong, low: cython.ulonglong) -> cython.int:
-        """An address in network order: 4 or 16 bytes."""
-        if v4:
-            return self._number(low, 4)
-        self._number(high, 8)
-        return self._number(low, 8)
-
-    @cython.cfunc
-    @cython.exceptval(-1)
-    def _number(self, value: cython.ulonglong, size: cython.int) -> cython.int:
-        """The number in `size` bytes, in network order."""
-        i: cython.int
-        self._reserve(size)
-        for i in range(size):
-            self.room[self.at + size - 1 - i] = value & 255
-            value >>= 8
-        self.at += size
-        return 0
 
     @cython.cfunc
     def _cut(self, begin: cython.Py_ssize_t) -> bytes:
@@ -583,7 +558,6 @@ class Encoder:
         """_fields in one pass, for heads as nearly all are: ASCII, no name twice, nothing folded. False: another."""
         special: Octets = octets_of(self.header_table)
         octets: Octets = octets_of(head)
-        seen: cython.int[::1] = self.seen
         out: Room
         end: cython.Py_ssize_t = len(head)
         at: cython.Py_ssize_t = start
@@ -605,8 +579,7 @@ class Encoder:
         to += 1
         self.round += 1
         if self.round > 1 << 30:
-            self.round = 1
-            seen[:] = 0
+            self._first_round()
         while at < end:
             c = octets[at]
             if c == 10 or (c == 13 and at + 1 < end and octets[at + 1] == 10):
@@ -618,9 +591,9 @@ class Encoder:
             if at >= end or octets[at] != 58 or at == line:
                 return False
             h = mark(octets, line, at)
-            if seen[h & 1023] == self.round:
+            if self.seen[h & 1023] == self.round:
                 return False
-            seen[h & 1023] = self.round
+            self.seen[h & 1023] = self.round
             fields += 1
             if fields > self.index.capacity:
                 return False
@@ -690,6 +663,14 @@ class Encoder:
         out[to] = 125
         self.at = to + 1
         return True
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _first_round(self) -> cython.int:
+        """No name has been seen."""
+        self.round = 1
+        self.seen = array("i", bytes(4 * 1024))
+        return 0
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -1158,7 +1139,30 @@ class Encoder:
         return True
 
 
-_SCHEMA = SCHEMA.encode()
+@cython.cfunc
+@cython.exceptval(-1)
+def _address(
+    room: Room, at: cython.Py_ssize_t, v4: cython.bint, high: cython.ulonglong, low: cython.ulonglong
+) -> cython.Py_ssize_t:
+    """room[at:] becomes an address as text (RFC 5952 for IPv6); returns where that ends. There is room for 46 bytes."""
+    if v4:
+        return ipv4(room, at, low)
+    import socket  # one that sees no IPv6 starts without it
+
+    text: bytes = socket.inet_ntop(socket.AF_INET6, copied(room, at, _packed(room, at, v4, high, low))).encode()
+    put(room, at, text, 0, len(text))
+    return at + len(text)
+
+
+@cython.cfunc
+@cython.exceptval(check=False)
+def _packed(
+    room: Room, at: cython.Py_ssize_t, v4: cython.bint, high: cython.ulonglong, low: cython.ulonglong
+) -> cython.Py_ssize_t:
+    """room[at:] becomes an address in network order, 4 or 16 bytes; returns where that ends."""
+    if v4:
+        return number(room, at, low, 4)
+    return number(room, number(room, at, high, 8), low, 8)
 
 
 def _decoded(text: bytes) -> str:

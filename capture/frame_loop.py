@@ -112,7 +112,7 @@ class FrameLoop:
         connections: ConnectionTable = self.connections
         i: cython.Py_ssize_t
         result: cython.int
-        if connections.active - connections.done < self.many:
+        if connections.active - connections.ended.count < self.many:
             for i in range(block.count):
                 result = self._decode(block, i)
                 if result == 0:

@@ -382,6 +382,31 @@ cdef extern from *:
         hc_digits(to, value, count);
         return to + count;
     }
+
+    static inline unsigned char *hc_number(unsigned char *to, uint64_t value, Py_ssize_t size) {
+        for (Py_ssize_t i = 8 * size; i > 0; to++)  /* compilers make one store of it where the size is known */
+            *to = (unsigned char)(value >> (i -= 8));
+        return to;
+    }
+
+    /* Three of the four parts end with a dot that stays; what is behind each is written over by the next. */
+    static inline unsigned char *hc_ipv4(unsigned char *to, uint32_t value) {
+    #define HC_TEN(...) \
+        {__VA_ARGS__ '0', '.'}, {__VA_ARGS__ '1', '.'}, {__VA_ARGS__ '2', '.'}, {__VA_ARGS__ '3', '.'}, \
+        {__VA_ARGS__ '4', '.'}, {__VA_ARGS__ '5', '.'}, {__VA_ARGS__ '6', '.'}, {__VA_ARGS__ '7', '.'}, \
+        {__VA_ARGS__ '8', '.'}, {__VA_ARGS__ '9', '.'},
+        static const unsigned char parts[260][4] = {
+            HC_TEN() HC_TEN('1',) HC_TEN('2',) HC_TEN('3',) HC_TEN('4',) HC_TEN('5',) HC_TEN('6',) HC_TEN('7',)
+            HC_TEN('8',) HC_TEN('9',) HC_TEN('1', '0',) HC_TEN('1', '1',) HC_TEN('1', '2',) HC_TEN('1', '3',)
+            HC_TEN('1', '4',) HC_TEN('1', '5',) HC_TEN('1', '6',) HC_TEN('1', '7',) HC_TEN('1', '8',) HC_TEN('1', '9',)
+            HC_TEN('2', '0',) HC_TEN('2', '1',) HC_TEN('2', '2',) HC_TEN('2', '3',) HC_TEN('2', '4',) HC_TEN('2', '5',)};
+        for (int shift = 24; shift >= 0; shift -= 8) {
+            unsigned part = value >> shift & 255;
+            memcpy(to, parts[part], 4);
+            to += 2 + (part > 9) + (part > 99);
+        }
+        return to - 1;
+    }
     """
     void hc_prefetch(const unsigned char *place) nogil
     void hc_prefetch_number(const long long *place) nogil
@@ -396,6 +421,8 @@ cdef extern from *:
     Py_ssize_t hc_controls(const unsigned char *source, Py_ssize_t length) nogil
     unsigned char *hc_decimal(unsigned char *to, unsigned long long value) nogil
     void hc_digits(unsigned char *to, unsigned long long value, Py_ssize_t count) nogil
+    unsigned char *hc_number(unsigned char *to, unsigned long long value, Py_ssize_t size) nogil
+    unsigned char *hc_ipv4(unsigned char *to, unsigned int value) nogil
 
 cdef inline int u16(Octets octets, Py_ssize_t at) noexcept:
     return octets[at] << 8 | octets[at + 1]
@@ -495,3 +522,9 @@ cdef inline Py_ssize_t decimal(Room room, Py_ssize_t at, unsigned long long valu
 
 cdef inline void digits(Room room, Py_ssize_t at, unsigned long long value, Py_ssize_t count) noexcept:
     hc_digits(room + at, value, count)
+
+cdef inline Py_ssize_t number(Room room, Py_ssize_t at, unsigned long long value, Py_ssize_t size) noexcept:
+    return hc_number(room + at, value, size) - room
+
+cdef inline Py_ssize_t ipv4(Room room, Py_ssize_t at, unsigned long long value) noexcept:
+    return hc_ipv4(room + at, <unsigned int>value) - room

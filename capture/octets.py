@@ -183,6 +183,20 @@ def digits(room: Room, at: int, value: int, count: int) -> None:
     room[at : at + count] = (b"%0*d" % (count, value))[-count:]
 
 
+def number(room: Room, at: int, value: int, size: int) -> int:
+    """room[at:] becomes a number of 2, 4 or 8 bytes in network order; returns where it ends."""
+    room[at : at + size] = value.to_bytes(size, "big")
+    return at + size
+
+
+def ipv4(room: Room, at: int, value: int) -> int:
+    """room[at:] becomes an IPv4 address as text; returns where that ends. There is room for 16 bytes, all of which may
+    be overwritten."""
+    text = b"%d.%d.%d.%d" % (value >> 24, value >> 16 & 255, value >> 8 & 255, value & 255)
+    room[at : at + len(text)] = text
+    return at + len(text)
+
+
 def octets_in(buffer: Buffer) -> Octets:
     """The bytes of a buffer, to be read one by one."""
     return buffer.octets  # type: ignore[return-value]

@@ -86,7 +86,7 @@ class DefragSettings(Stage, frozen=True):
 class TcpSettings(Stage, frozen=True):
     """Bounds and timers of TCP reassembly. Timers run on the time of the frames."""
 
-    max_connections: Annotated[int, Meta(ge=1, le=1 << 28)] = 262144  # 8 bytes for each are taken at the start
+    max_connections: Annotated[int, Meta(ge=1, le=1 << 28)] = 262144  # with those that have ended and are remembered
     max_buffered_bytes_per_direction: Positive = 1 << 20
     max_buffered_bytes: Positive = 64 << 20
     mirror_seconds: SecondsOrNone = 0.05  # the same packet within it is a copy by the mirror

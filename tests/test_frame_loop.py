@@ -115,6 +115,6 @@ def test_many_connections_and_then_few():
     last.send("server", http_response(200))
     result = run(opened + closed + last.frames, Settings(tcp=TcpSettings(max_connections=10_000)))
     table = result.pipeline.connections
-    assert (table.active, table.done) == (0, 0)
+    assert (table.active, table.ended.count) == (0, 0)
     paths = [record["url"]["path"] for record in result.records]
     assert paths == [f"/{number}" for number in range(MANY + 200)] + ["/last"]

@@ -3,6 +3,7 @@ gives them one is compiled here, with what this processor can do, and without.""
 
 import ctypes
 import importlib.util
+import ipaddress
 import mmap
 import os
 import pathlib
@@ -75,6 +76,12 @@ def decimal(bytearray room, Py_ssize_t at, unsigned long long value):
 
 def digits(bytearray room, Py_ssize_t at, unsigned long long value, Py_ssize_t count):
     octets.digits(octets.room_of(room), at, value, count)
+
+def number(bytearray room, Py_ssize_t at, unsigned long long value, Py_ssize_t size):
+    return octets.number(octets.room_of(room), at, value, size)
+
+def ipv4(bytearray room, Py_ssize_t at, unsigned long long value):
+    return octets.ipv4(octets.room_of(room), at, value)
 
 def joined(bytes head, bytes data, Py_ssize_t start, Py_ssize_t end):
     return octets.joined(head, octets.octets_of(data), start, end)
@@ -316,6 +323,27 @@ def test_digits(forms):
                 room = bytearray(b"." * 24)
                 form.digits(room, 2, value, count)
                 assert room == (b".." + (b"%020d" % value)[-count:]).ljust(24, b"."), (value, count)
+
+
+def test_number(forms):
+    for size in (2, 4, 8):
+        for value in (0, 1, 255, 256, 0x0102, 2 ** (8 * size) - 1, 0x0102030405060708 % 2 ** (8 * size)):
+            for form in (octets, forms):
+                room = bytearray(b"." * 12)
+                assert form.number(room, 2, value, size) == 2 + size
+                assert room == (b".." + value.to_bytes(size, "big")).ljust(12, b"."), (value, size)
+
+
+def test_ipv4(forms):
+    edges = (0, 1, 9, 10, 19, 99, 100, 109, 199, 200, 255)
+    addresses = [bytes(random.Random(n).choices(edges, k=4)) for n in range(500)]
+    for address in addresses + [bytes((n, n, n, n)) for n in range(256)]:
+        text = str(ipaddress.IPv4Address(address)).encode()
+        for form in (octets, forms):
+            room = bytearray(b"+" * 24)
+            end = form.ipv4(room, 3, int.from_bytes(address, "big"))
+            assert bytes(room[:end]) == b"+++" + text
+            assert room[19:] == b"+++++"
 
 
 def test_numbers(forms):

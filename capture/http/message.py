@@ -116,7 +116,6 @@ class HeaderIndex:
 
         Returns where the head ends, after the empty line, or -1 where data ends before it. `framing`: the caller wants
         Content- and Transfer- fields only; others may be left out, and `overflow` is still that of all."""
-        spans: cython.int[::1] = self.spans
         octets: Octets = octets_of(data)
         end: cython.Py_ssize_t = len(data)
         at: cython.Py_ssize_t = start
@@ -187,7 +186,7 @@ class HeaderIndex:
                     if i == 0:  # to a line that was passed over
                         continue
                     self.folded = True
-                    spans[(i - 1) * _FIELDS + 3] = stop - base
+                    self.spans[(i - 1) * _FIELDS + 3] = stop - base
                     continue
                 row = _goes_on(data, at, end) if at <= end else -1
                 if row < 0:
@@ -232,16 +231,16 @@ class HeaderIndex:
                 at += 1
                 continue
             row = i * _FIELDS
-            spans[row] = begin - base
-            spans[row + 1] = name_end - base
-            spans[row + 2] = stop - base
-            spans[row + 4] = mark(octets, begin, name_end)
+            self.spans[row] = begin - base
+            self.spans[row + 1] = name_end - base
+            self.spans[row + 2] = stop - base
+            self.spans[row + 4] = mark(octets, begin, name_end)
             name_end = at
             while name_end > stop and (
                 octets[name_end - 1] == 13 or octets[name_end - 1] == 32 or octets[name_end - 1] == 9
             ):
                 name_end -= 1
-            spans[row + 3] = name_end - base
+            self.spans[row + 3] = name_end - base
             i += 1
             at += 1
         return self._scanned(i, lines, anomalies, -1)
