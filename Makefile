@@ -80,6 +80,13 @@ build/wheel-built: $(SOURCES) pyproject.toml setup.py MANIFEST.in README.md test
 		.venv-wheel/bin/$(PIP) install --force-reinstall --no-deps "$$wheel"
 	@touch $@
 
+# What an operator has: the wheel and what it needs. The test tools bring libraries that make the start longer.
+.venv-bench/installed: build/wheel-built
+	@echo '== .venv-bench'
+	@$(PYTHON) -m venv --clear .venv-bench
+	@.venv-bench/bin/$(PIP) install dist/*.whl
+	@touch $@
+
 # mypy looks for packages by folder, and the root is not named http_capture.
 build/named/http_capture:
 	@mkdir -p build/named
@@ -138,23 +145,23 @@ test-broker: .venv-wheel/installed $(KAFKA_LIB)/fetched
 	@echo '== tests against a real broker'
 	@$(PYTEST_COMPILED) -m broker $(ARGS) $(CURDIR)/tests/kafka $(CURDIR)/tests/incident
 
-bench: .venv-wheel/installed
-	@.venv-wheel/bin/python tests/bench/bench.py $(ARGS)
+bench: .venv-bench/installed
+	@.venv-bench/bin/python tests/bench/bench.py $(ARGS)
 
-bench-live: .venv-wheel/installed .venv/installed
-	@.venv-wheel/bin/python tests/bench/live.py $(ARGS)
+bench-live: .venv-bench/installed .venv/installed
+	@.venv-bench/bin/python tests/bench/live.py $(ARGS)
 
-bench-kafka: .venv-wheel/installed $(KAFKA_LIB)/fetched
-	@.venv-wheel/bin/python tests/bench/kafka.py $(ARGS)
+bench-kafka: .venv-bench/installed $(KAFKA_LIB)/fetched
+	@.venv-bench/bin/python tests/bench/kafka.py $(ARGS)
 
-bench-memory: .venv-wheel/installed
-	@.venv-wheel/bin/python tests/bench/memory.py $(ARGS)
+bench-memory: .venv-bench/installed
+	@.venv-bench/bin/python tests/bench/memory.py $(ARGS)
 
-bench-uncompiled: .venv-wheel/installed .venv/installed
-	@.venv-wheel/bin/python tests/bench/uncompiled.py $(ARGS)
+bench-uncompiled: .venv-bench/installed .venv/installed
+	@.venv-bench/bin/python tests/bench/uncompiled.py $(ARGS)
 
-profile: .venv-wheel/installed
-	@.venv-wheel/bin/python tests/bench/stages.py $(ARGS)
+profile: .venv-bench/installed
+	@.venv-bench/bin/python tests/bench/stages.py $(ARGS)
 
 # Failing inputs are in build/fuzz.
 fuzz: .venv-wheel/installed
@@ -169,6 +176,6 @@ differential: .venv-wheel/installed
 	@.venv-wheel/bin/python tests/differential/compare.py $(ARGS)
 
 clean:
-	@rm -rf .venv .venv-wheel build dist *.egg-info tests/kafka/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv .venv-wheel .venv-bench build dist *.egg-info tests/kafka/target .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find $(PACKAGES) tests -name __pycache__ -prune -exec rm -rf {} +
 	@find $(PACKAGES) -name '*.so' -delete

@@ -463,6 +463,13 @@ cdef inline void prefetch_number(long long[::1] numbers, Py_ssize_t at) noexcept
 cdef inline bytes part(bytes data, Py_ssize_t start, Py_ssize_t end):
     return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, end - start)
 
+cdef inline bytes part_as(bytes last, bytes data, Py_ssize_t start, Py_ssize_t end):
+    if last is not None and PyBytes_GET_SIZE(last) == end - start and memcmp(
+        PyBytes_AS_STRING(last), PyBytes_AS_STRING(data) + start, end - start
+    ) == 0:
+        return last
+    return part(data, start, end)
+
 cdef inline bytes copied(Octets octets, Py_ssize_t start, Py_ssize_t end):
     return PyBytes_FromStringAndSize(<const char *>octets + start, end - start)
 

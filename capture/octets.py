@@ -59,6 +59,12 @@ def part(data: bytes, start: int, end: int) -> bytes:
     return data[start:end]
 
 
+def part_as(last: bytes | None, data: bytes, start: int, end: int) -> bytes:
+    """data[start:end], as the same object where it is what `last` is: for what is nearly always the same."""
+    found = data[start:end]
+    return last if found == last else found  # type: ignore[return-value]
+
+
 def copied(octets: Octets | Room, start: int, end: int) -> bytes:
     """octets[start:end] as bytes of its own."""
     return bytes(octets[start:end])

@@ -86,6 +86,9 @@ def ipv4(bytearray room, Py_ssize_t at, unsigned long long value):
 def joined(bytes head, bytes data, Py_ssize_t start, Py_ssize_t end):
     return octets.joined(head, octets.octets_of(data), start, end)
 
+def part_as(bytes last, bytes data, Py_ssize_t start, Py_ssize_t end):
+    return octets.part_as(last, data, start, end)
+
 def numbers(bytes data, Py_ssize_t at):
     cdef octets.Octets raw = octets.octets_of(data)
     return octets.u16(raw, at), octets.u32(raw, at), octets.u64(raw, at)
@@ -302,6 +305,15 @@ def test_find_and_join(forms, samples):
             assert forms.find(data, octet, 0, len(data)) == octets.find(data, octet, 0, len(data))
         assert forms.joined(b"head", data, 0, len(data)) == b"head" + data
     assert forms.find(b"abc", 97, 3, 3) == 3
+
+
+@pytest.mark.parametrize("last", [None, b"", b"GET", b"GE", b"GETS", b"PUT"])
+def test_the_same_part_again(forms, last):
+    for module in (forms, octets):
+        for start, end in ((0, 3), (1, 4), (3, 3), (0, 5)):
+            found = module.part_as(last, b"GETxy", start, end)
+            assert found == b"GETxy"[start:end]
+            assert (found is last) == (found == last)
 
 
 def test_decimal(forms):

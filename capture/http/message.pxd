@@ -17,7 +17,7 @@ cdef class HeaderIndex:
     cdef int value_end(self, int i) noexcept
     cdef int name_hash(self, int i) noexcept
     cpdef bytes name(self, bytes head, int i)
-    cpdef bytes value(self, bytes head, int i)
+    cpdef bytes value(self, bytes head, int i, bytes last=*)
 
 cdef int _goes_on(bytes data, Py_ssize_t at, Py_ssize_t end) noexcept
 cdef Py_ssize_t _folded_colon(bytes data, Py_ssize_t at, Py_ssize_t end) noexcept

@@ -15,7 +15,7 @@ cdef class Limits:
     cdef public object decoder_memory
     cdef public long long head_bytes, body_bytes, framing_bytes, skipped_bytes, tunnel_bytes, pending_bytes
     cdef public long long requests, responses, informational, resyncs, heads_too_large, headers_overflow, decoding_failures
-    cdef bytes last_type
+    cdef bytes last_type, last_method, last_reason
     cdef bint last_wanted
 
     cdef bint wanted(self, bytes content_type)

@@ -39,6 +39,7 @@ if cython.compiled:
         octets_in,
         octets_of,
         part,
+        part_as,
     )
     from cython.cimports.http_capture.capture.reassembly import Consumer
     from cython.cimports.http_capture.capture.seq import advance
@@ -53,6 +54,7 @@ else:
         octets_in,
         octets_of,
         part,
+        part_as,
     )
     from ..reassembly import Consumer
     from ..seq import advance
@@ -193,6 +195,8 @@ class Limits:
         self.skipped_bytes = self.tunnel_bytes = self.pending_bytes = 0
         self.requests = self.responses = self.informational = 0
         self.last_type: bytes = None
+        self.last_method: bytes = None
+        self.last_reason: bytes = None
         self.last_wanted = False
         self.resyncs = self.heads_too_large = self.headers_overflow = self.decoding_failures = 0
 
@@ -1145,7 +1149,7 @@ class Parser(Consumer):
             while stop > start and (head[stop - 1] == 32 or head[stop - 1] == 9):
                 stop -= 1
             if 0 < space < start < stop:
-                message.method = part(head, 0, space)
+                message.method = self.limits.last_method = part_as(self.limits.last_method, head, 0, space)
                 message.target = part(head, start, stop)
                 message.version = version
                 if start - space > 1 or end - 10 > stop or b" " in message.target or b"\t" in message.target:
@@ -1176,7 +1180,9 @@ class Parser(Consumer):
                     k = end
                     while k > 13 and (head[k - 1] == 13 or head[k - 1] == 32 or head[k - 1] == 9):
                         k -= 1
-                    message.reason = part(head, 13, k) if k > 13 else b""
+                    if k < 13:
+                        k = 13
+                    message.reason = self.limits.last_reason = part_as(self.limits.last_reason, head, 13, k)
                     return 0
         message.version, message.status, message.reason, found = lenient.status_line(head, end)
         message.anomalies |= found
@@ -1204,7 +1210,7 @@ class Parser(Consumer):
                     message.content_length = self._length(head, i)
             elif h == _CONTENT_TYPE:
                 if message.content_type is None and index.named(head, i, b"content-type"):
-                    message.content_type = index.value(head, i)
+                    message.content_type = index.value(head, i, self.limits.last_type)
             elif h == _CONTENT_ENCODING:
                 if index.named(head, i, b"content-encoding"):
                     value = index.value(head, i).lower()
