@@ -44,8 +44,8 @@ class Ended:
         self.first = -1
         self.swapped = False
         self.size = FIRST_SIZE
-        self.index = array("q", bytes(16 * FIRST_SIZE))
-        self.order = array("q", bytes(32 * FIRST_SIZE))
+        self.index = array("q", (0,)) * (2 * FIRST_SIZE)
+        self.order = array("q", (0,)) * (_ENTRY * FIRST_SIZE)
 
     @cython.ccall
     @cython.exceptval(-1)
@@ -149,8 +149,11 @@ class Ended:
         order = self.order
         mask: cython.Py_ssize_t = self.size - 1
         bigger: cython.Py_ssize_t = 2 * self.size if 2 * self.count > self.size else self.size
-        kept = array("q", bytes(_ENTRY * 8 * bigger))
+        kept = array("q", (0,)) * (_ENTRY * bigger)
         fresh: cython.longlong[::1] = kept
+        all_kept: cython.bint = (
+            self.count == self.queued
+        )  # nothing was left behind: no need to look, far away, for each
         number: cython.Py_ssize_t
         count: cython.Py_ssize_t = 0
         at: cython.Py_ssize_t
@@ -158,13 +161,13 @@ class Ended:
         for number in range(self.oldest, self.oldest + self.queued):
             at = _ENTRY * (number & mask)
             self.mark = order[at]
-            if self._look() and self.index[self.place] & _LOW == number & _LOW:
+            if all_kept or (self._look() and self.index[self.place] & _LOW == number & _LOW):
                 for k in range(_ENTRY):
                     fresh[_ENTRY * count + k] = order[at + k]
                 count += 1
         self.size = bigger
         self.order = kept
-        self.index = array("q", bytes(16 * bigger))
+        self.index = array("q", (0,)) * (2 * bigger)
         self.oldest = 0
         self.queued = count
         for number in range(count):

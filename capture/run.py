@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("http_capture")
 
 HOT = (
-    "source.block", "source.files", "source.ring", "tunnel", "decode", "mirror", "reassembly", "connection",
+    "source.block", "source.files", "source.ring", "tunnel", "decode", "mirror", "ended", "reassembly", "connection",
     "http.message", "http.parser", "http.exchange", "encode", "sink.null", "frame_loop",
 )  # fmt: skip
 LATE = ("brotli", "zstandard")  # imported for the first body that needs them: another user may not be able to
