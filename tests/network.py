@@ -16,8 +16,6 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pytest
-
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 _numbers = itertools.count()
@@ -60,6 +58,8 @@ def why_not() -> str:
 
 def needs_network(test):  # type: ignore[no-untyped-def]
     """Marks a test as `root`, and skips it with the reason where it cannot run."""
+    import pytest  # the benchmarks, which use the rest, run where there is none
+
     return pytest.mark.root(pytest.mark.skipif(bool(why_not()), reason=why_not())(test))
 
 

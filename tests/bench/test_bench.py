@@ -37,6 +37,20 @@ def script(name: str, folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize("name", ["bench", "kafka", "live", "memory", "stages", "uncompiled"])
+def test_needs_nothing_that_only_the_tests_need(name: str) -> None:
+    """`make bench` and the others run in the environment of an operator."""
+    path = FOLDER / f"{name}.py"
+    code = (
+        "import runpy, sys; sys.modules.update(dict.fromkeys(['pytest', 'hypothesis', 'jsonschema', 'supervisor']));"
+        f"sys.argv = [{str(path)!r}, '--help']; sys.path.insert(0, {str(FOLDER)!r});"
+        f"runpy.run_path({str(path)!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
+
+
 @pytest.mark.skipif(shutil.which("tcpdump") is None, reason="tcpdump is not installed")
 def test_bench(tmp_path: Path) -> None:
     said = script("bench.py", tmp_path, "--frames", "2000", "--pairs", "1")
