@@ -26,6 +26,7 @@ else:
 FIRST_SIZE = 1 << 10
 _ENTRY = cython.declare(cython.Py_ssize_t, 4)  # mark, time in ns, first byte of the lower end, of the higher
 _TAG = cython.declare(cython.longlong, -1 << 32)  # the half of a mark that is in the index
+_ONE_OF_TAG = cython.declare(cython.ulonglong, 1 << 32)
 _MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
 _LOW = cython.declare(cython.ulonglong, 0xFFFFFFFF)
 
@@ -146,7 +147,7 @@ class Ended:
     @cython.exceptval(-1)
     def _make_room(self) -> cython.int:
         """Twice the size where half of it is in use, and nothing in `order` that has been left behind."""
-        order = self.order
+        order: cython.longlong[::1] = self.order
         mask: cython.Py_ssize_t = self.size - 1
         bigger: cython.Py_ssize_t = 2 * self.size if 2 * self.count > self.size else self.size
         kept = array("q", (0,)) * (_ENTRY * bigger)
@@ -228,4 +229,4 @@ class Ended:
             total += (a_high >> 32) * self.k8 + (b_high >> 32) * self.k9
         total &= _MASK
         total = ((total ^ total >> 32) * self.k0) & _MASK
-        self.mark = total >> 1 | 1 << 32  # 63 bits, which a signed number holds; what is in the index of it is not 0
+        self.mark = total >> 1 | _ONE_OF_TAG  # 63 bits, for a signed number; the half in the index is not 0
