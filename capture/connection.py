@@ -233,7 +233,7 @@ class ConnectionTable:
             mine = connection.forward if from_a else connection.backward
             if (
                 0 < difference(segment.seq, connection.pending_syn) <= 1 + connection.pending_length
-                and segment.seq != mine.next_seq
+                and (mine is None or segment.seq != mine.next_seq)
                 and from_a == connection.pending_from_a
             ):
                 connection = self._replace(connection, segment, _RST_REASON)
@@ -366,10 +366,14 @@ class ConnectionTable:
     @cython.ccall
     @cython.exceptval(-1)
     def shed(self, segment: Segment) -> cython.int:
-        """The connection of this segment, where there is one, is given up and forgotten; the segment is not counted."""
+        """The connection of this segment, where there is one, is given up and forgotten, also where it has ended; the
+        segment is not counted."""
         connection: Connection = self._find(segment, self._slot(segment))
         if connection is not None:
             self._close(connection, _SHED_REASON, False)
+        elif self.ended.count > 0 and self.ended.find(segment):
+            self.ended.forget()
+            self.active -= 1
         return 0
 
     @cython.ccall

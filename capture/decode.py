@@ -168,8 +168,8 @@ class Segment:
     tunnels around it, outermost first. `path` is 0 without VLAN and tunnel, else a number that only the same ones have.
     `ip_id` is that of the IPv4 header, 0 for IPv6; `checksum` is that of the TCP header, not verified.
     `urgent`: the urgent pointer, with URG only.
-    `slot` is its place in the connection table, `mark` the number by which the mirror's copies are known, -1 where
-    nobody has asked for it yet: they are found ahead of their use, see frame_loop.py.
+    `slot` is the number whose last bits are its place in the connection table, `mark` that by which the mirror's copies
+    are known, -1 where nobody has asked for it yet: they are found ahead of their use, see frame_loop.py.
     """
 
     def __init__(self) -> None:

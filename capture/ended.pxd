@@ -17,6 +17,7 @@ cdef class Ended:
     cpdef Py_ssize_t drop_before(self, long long time_ns) except? -1
     cpdef bint drop_oldest(self) except? -1
     cdef int _drop(self) except? -1
+    cdef bint _is_known(self) except? -1
     cdef int _make_room(self) except? -1
     cdef bint _look(self) except? -1
     cdef Py_ssize_t _home(self, long long mark) noexcept

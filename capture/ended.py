@@ -1,6 +1,6 @@
 """Connections that have ended, remembered for a while: what comes late of one must not be taken for a new one.
 
-Of each there is a mark (63 bits of its addresses, ports and path, by multilinear hashing with secret odd keys, so that
+Of each there is a mark (62 bits of its addresses, ports and path, by multilinear hashing with secret odd keys, so that
 no sender can aim at the mark of another), when it ended, and the number of each end's first byte. Two of the same mark,
 by chance one pair in 2^32 or fewer, are one here: the rest of a new connection that is seen from its middle may then
 count as late.
@@ -10,7 +10,8 @@ linearly and at most half full: of each it has half of the mark and half of the 
 there, and the eight bytes that are fetched to know it are near the processor more often than more would be. What is
 forgotten, or ends once more, leaves its place in `order` behind, which goes with the oldest, or when the ring is full.
 
-Bound: the caller's, who has drop_oldest(). 48 to 96 bytes each, in place of 300 for a Connection.
+Bound: the caller's, who has drop_oldest(). 48 to 96 bytes each, in place of 300 for a Connection, for as many as there
+have been at once; up to 192 where ports are used again and again.
 """
 
 import os
@@ -26,7 +27,7 @@ else:
 FIRST_SIZE = 1 << 10
 _ENTRY = cython.declare(cython.Py_ssize_t, 4)  # mark, time in ns, first byte of the lower end, of the higher
 _TAG = cython.declare(cython.longlong, -1 << 32)  # the half of a mark that is in the index
-_ONE_OF_TAG = cython.declare(cython.ulonglong, 1 << 32)
+_NOT_0 = cython.declare(cython.ulonglong, 1 << 62)
 _MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
 _LOW = cython.declare(cython.ulonglong, 0xFFFFFFFF)
 
@@ -115,7 +116,9 @@ class Ended:
     def drop_before(self, time_ns: cython.longlong) -> cython.Py_ssize_t:
         """Forgets those that ended at this time or before, from the oldest on to one that did not; returns how many."""
         before: cython.Py_ssize_t = self.count
-        while self.queued > 0 and self.order[_ENTRY * (self.oldest & (self.size - 1)) + 1] <= time_ns:
+        while self.queued > 0:
+            if self.order[_ENTRY * (self.oldest & (self.size - 1)) + 1] > time_ns and self._is_known():
+                break
             self._drop()
         return before - self.count
 
@@ -136,12 +139,18 @@ class Ended:
     @cython.exceptval(-1)
     def _drop(self) -> cython.int:
         """Takes the oldest out of the ring, and forgets it where it is not what has been left behind."""
-        self.mark = self.order[_ENTRY * (self.oldest & (self.size - 1))]
-        if self._look() and self.index[self.place] & _LOW == self.oldest & _LOW:
+        if self._is_known():
             self.forget()
         self.oldest += 1
         self.queued -= 1
         return 0
+
+    @cython.cfunc
+    @cython.exceptval(-1)
+    def _is_known(self) -> cython.bint:
+        """Finds the oldest of the ring in the index. False: it is what has been left behind."""
+        self.mark = self.order[_ENTRY * (self.oldest & (self.size - 1))]
+        return self._look() and self.index[self.place] & _LOW == self.oldest & _LOW
 
     @cython.cfunc
     @cython.exceptval(-1)
@@ -166,9 +175,9 @@ class Ended:
                 for k in range(_ENTRY):
                     fresh[_ENTRY * count + k] = order[at + k]
                 count += 1
+        self.index = array("q", (0,)) * (2 * bigger)  # before what says how large it is: there may be no memory
         self.size = bigger
         self.order = kept
-        self.index = array("q", (0,)) * (2 * bigger)
         self.oldest = 0
         self.queued = count
         for number in range(count):
@@ -229,4 +238,4 @@ class Ended:
             total += (a_high >> 32) * self.k8 + (b_high >> 32) * self.k9
         total &= _MASK
         total = ((total ^ total >> 32) * self.k0) & _MASK
-        self.mark = total >> 1 | _ONE_OF_TAG  # 63 bits, for a signed number; the half in the index is not 0
+        self.mark = total >> 2 | _NOT_0  # for a signed number; the half in the index is not 0

@@ -855,3 +855,18 @@ def test_whatever_the_clock_does(seed: int) -> None:
     assert pipeline.connections.closed[2] == 0
     records = [json.loads(value) for _, value, _, _ in pipeline.sink.sent if strict(value)]
     assert comparables(records) == comparables(run(frames).records)
+
+
+def test_ports_in_use_again_after_the_connection_was_left():
+    """Its new SYN was announced before nobody wanted what it carried."""
+    talk = Conversation()
+    talk.handshake()
+    talk.send("client", b"\x16\x03\x01\x00\x05hello")
+    talk.segment("client", SYN, seq=123_456_789)
+    talk.send("server", b"\x16\x03\x01\x00\x05hello")
+    talk.segment("client", ACK, seq=123_456_790, ack=1)
+    result = run(talk.frames)
+    counted = result.ledger.sections["connections"]
+    assert counted["not_http"] == 1
+    assert counted["opened"] == 2
+    assert counted["active"] == 0

@@ -95,6 +95,22 @@ def test_the_last_end_counts():
     assert not ended.drop_oldest()
 
 
+@pytest.mark.parametrize("again", [True, False])
+def test_what_was_left_behind_holds_nothing_up(again):
+    """A RST that was noticed late makes a connection older than one that was remembered before it."""
+    ended = Ended()
+    remember(ended, key(1), 30)
+    remember(ended, key(2), 10)
+    if again:
+        remember(ended, key(1), 40)
+    else:
+        assert ended.find(segment_of(key(1)))
+        ended.forget()
+    assert ended.drop_before(20) == 1
+    assert not ended.find(segment_of(key(2)))
+    assert ended.count == again
+
+
 @pytest.mark.parametrize("count", [FIRST_SIZE - 1, FIRST_SIZE, FIRST_SIZE + 1, 5 * FIRST_SIZE])
 def test_many(count):
     """More than it has room for at first, and after they have gone, more again."""

@@ -1,6 +1,7 @@
 """Where many connections are open, segments are decoded ahead of the one that is taken: that changes nothing."""
 
 import itertools
+import json
 import os
 import random
 
@@ -118,3 +119,29 @@ def test_many_connections_and_then_few():
     assert (table.active, table.ended.count) == (0, 0)
     paths = [record["url"]["path"] for record in result.records]
     assert paths == [f"/{number}" for number in range(MANY + 200)] + ["/last"]
+
+
+def test_ports_in_use_again_while_connections_are_shed():
+    """What was shed is forgotten, also one that had ended: the next one on its ports is taken from its middle."""
+    one = Conversation(client_isn=1000, server_isn=2000)
+    one.handshake()
+    one.send("client", http_request(target="/1"))
+    one.send("server", http_response(200))
+    one.close()
+    two = Conversation(client_isn=500_000, server_isn=600_000)
+    two.now_ns = one.now_ns + 1_000_000_000
+    two.handshake()
+    shed = len(two.frames)
+    two.send("client", http_request(target="/2"))
+    two.send("server", http_response(200))
+    frames = one.frames + two.frames
+    source = Frames(frames, per_block=1)
+    sink = Kept()
+    pipeline = make(source, Settings(), sink)
+    for at in range(len(frames)):
+        pipeline.loop.keep(0 if len(one.frames) <= at < len(one.frames) + shed else ALL)
+        pipeline.loop.run(source.read(0))
+    pipeline.finish()
+    table = pipeline.connections
+    assert (table.opened, table.midstream, pipeline.loop.shed) == (2, 1, shed)
+    assert [json.loads(value)["url"]["path"] for _, value, _, _ in sink.sent] == ["/1", "/2"]
