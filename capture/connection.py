@@ -617,7 +617,7 @@ class ConnectionTable:
     @cython.cfunc
     @cython.exceptval(-1)
     def _more_slots(self) -> cython.int:
-        """Twice as many."""
+        """Twice as many, with every connection in the chain of its new one."""
         connection: Connection
         queue: cython.int
         place: cython.longlong

@@ -394,7 +394,7 @@ class Encoder:
         destination_end: cython.Py_ssize_t
         begin: cython.Py_ssize_t
         self.at = 0
-        self._reserve(512)
+        self._reserve(512)  # what is hashed at 0, the Community ID at 64, from 96 on the key and what is kept: less
         room = self.room
         # Community ID version 1: a SHA-1 over seed, addresses, protocol, padding and ports, the smaller end first.
         at = number(room, 0, 0, 2)

@@ -161,9 +161,7 @@ class Ended:
         bigger: cython.Py_ssize_t = 2 * self.size if 2 * self.count > self.size else self.size
         kept = array("q", (0,)) * (_ENTRY * bigger)
         fresh: cython.longlong[::1] = kept
-        all_kept: cython.bint = (
-            self.count == self.queued
-        )  # nothing was left behind: no need to look, far away, for each
+        all_kept: cython.bint = self.count == self.queued  # nothing was left behind: no need to look for each
         number: cython.Py_ssize_t
         count: cython.Py_ssize_t = 0
         at: cython.Py_ssize_t
