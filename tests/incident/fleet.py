@@ -234,6 +234,7 @@ class Fleet:
         with inside(self.site.namespace):
             made = KilledWithTheTests() if real else EmbeddedBroker()
             self.broker = self._stack.enter_context(made).address
+        self.said_by_broker = lambda: made.log if real else ""
 
     def use(self, folder):
         """The hosts write to folders in this one from now on."""

@@ -79,10 +79,14 @@ def test_without_the_guard_every_record_is_there_twice(fleet, by_hand):
         for supervisord in second.values():
             until(supervisord.instances, LIMIT_SECONDS, supervisord.story)
         with Topic(fleet, "accident") as topic, Load(fleet) as load:
-            until(lambda: len(topic.read()) >= 2 * RECORDED * len(fleet.hosts), LIMIT_SECONDS)
+
+            def story():
+                return accounts(fleet, topic, first, second)
+
+            until(lambda: len(topic.read()) >= 2 * RECORDED * len(fleet.hosts), LIMIT_SECONDS, story)
             sent = load.stop()
             exchanges = sum(map(len, sent.values()))
-            until(lambda: len(topic.read()) >= 2 * exchanges, LIMIT_SECONDS, lambda: f"{exchanges} were sent")
+            until(lambda: len(topic.read()) >= 2 * exchanges, LIMIT_SECONDS, lambda: f"{story()}; {exchanges} sent")
             for host, text in verify(fleet, 1).items():
                 pids = {first[host].pid, second[host].info()["pid"]}
                 faults = [line for line in text.splitlines() if line.startswith("fault: ")]
@@ -194,6 +198,25 @@ def verify(fleet, code, *more, hosts=None):
 def least(second, found):
     """The number of exchanges of that host of which the supervised copy has recorded least."""
     return min(len(found[host.name][supervisord.instances()[-1]]) for host, supervisord in second.items())
+
+
+def accounts(fleet, topic, first, second):
+    """Stops all copies. What each has in the topic, before that and after, and of the three that have least what they
+    said, with their ledgers. What matters most is last: of the output of a failed CI run the end is kept."""
+    before = Counter(record.instance for record in topic.read())
+    list(fleet.run("stop", "--pidfile", "{host.folder}/by-hand.pid"))
+    for supervisord in second.values():
+        supervisord.ask("stopProcess", "http-capture")
+    after = Counter(record.instance for record in topic.read_to_the_end())
+    copies = [("by hand", copy.host, copy.instance, copy.said()) for copy in first.values()]
+    copies += [
+        ("supervised", host, supervisord.instances()[-1], supervisord.errors.read_text())
+        for host, supervisord in second.items()
+    ]
+    copies.sort(key=lambda copy: before[copy[2]])
+    counts = [f"{host} {kind} {before[instance]}, {after[instance]}" for kind, host, instance, _ in copies]
+    warnings = [line for line in fleet.said_by_broker().splitlines() if " WARN " in line or " ERROR " in line]
+    return "\n".join((*(text for *_, text in copies[:3]), *warnings[-5:], "; ".join(counts)))
 
 
 def stories(second):
