@@ -40,7 +40,7 @@ cdef class ConnectionTable:
     cdef public long long now_ns, next_tick_ns, early_ns, back_ns, early_since_ns, clock_steps
     cdef public bint live
     cdef public long long segments, data, control, untracked, late, ignored
-    cdef public long long opened, midstream, resets_ignored, left, collisions
+    cdef public long long opened, midstream, resets_ignored, left, collisions, ended_evicted
     cdef public list closed
     cdef public Py_ssize_t active, max_connections
     cdef public Ended ended

@@ -17,12 +17,12 @@ Invariants:
 - A done connection holds no stream, no buffer and no application.
 - segments = data + control + untracked + late + ignored.
 
-Time is that of the frames: `now_ns` is the latest of theirs. It can be set back: of a host by NTP, of a replay by the
-next file. One frame that is STEP_NS behind may only be late (files that were merged, a ring block that was long in
-filling: a second or so), or its time is wrong. Where all are that far behind for SURE_NS of their time, the clock was
-set back; nothing is given up until that is known. `now_ns` is theirs from then on, and `back_ns` grows by the
-difference, so that now_ns + back_ns never goes back. The age of connections and the order of `waiting` go by that sum:
-nothing in the table is touched, however large it is and however often a file does that.
+Time is that of the frames, also of those that are not TCP: `now_ns` is the latest of theirs. It can be set back: of a
+host by NTP, of a replay by the next file. One frame that is STEP_NS behind may only be late (files that were merged, a
+ring block that was long in filling: a second or so), or its time is wrong. Where all are that far behind for SURE_NS of
+their time, the clock was set back; nothing is given up until that is known. `now_ns` is theirs from then on, and
+`back_ns` grows by the difference, so that now_ns + back_ns never goes back. The age of connections and the order of
+`waiting` go by that sum: nothing in the table is touched, however large it is and however often a file does that.
 Where the clock goes forward by more than STEP_NS at once, it first takes back what it was set back: one that goes back
 and forth makes no connection idle. What is more than that is silence in a file, and time that has passed. A NIC
 (`live`) is never silent for so long, since its host tells the time then: its clock was set, and no time has passed.
@@ -189,6 +189,7 @@ class ConnectionTable:
         self.live = live
         self.segments = self.data = self.control = self.untracked = self.late = self.ignored = 0
         self.opened = self.midstream = self.resets_ignored = self.left = self.collisions = 0
+        self.ended_evicted = 0  # connections that were no longer remembered as long as they should have been
         self.closed = [0, 0, 0, 0, 0, 0]
         self.active = 0
         self.from_a = False
@@ -515,6 +516,7 @@ class ConnectionTable:
         if self.active >= self.max_connections:
             if self.ended.drop_oldest():
                 self.active -= 1
+                self.ended_evicted += 1
             else:
                 victim = self.oldest[_EMBRYONIC] if self.oldest[_EMBRYONIC] is not None else self.oldest[_OPEN]
                 self._close(victim, _EVICTED_REASON, False)

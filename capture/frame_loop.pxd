@@ -26,4 +26,5 @@ cdef class FrameLoop:
     cdef int _run_ahead(self, Block block) except? -1
     cdef int _take_first(self) except? -1
     cdef bint _is_left_out(self, Segment segment) except? -1
+    cdef int _tell_time(self, long long timestamp_ns) except? -1
     cdef int _fragment(self, long long timestamp_ns) except? -1

@@ -39,6 +39,7 @@ _RING = cython.declare(cython.Py_ssize_t, RING)
 _TO_CONNECTION = cython.declare(cython.Py_ssize_t, 4)  # how far behind the last one these are asked for
 _TO_STREAMS = cython.declare(cython.Py_ssize_t, 8)
 _TO_CONSUMERS = cython.declare(cython.Py_ssize_t, 12)
+_FILTERED = cython.declare(cython.int, 1 << 30)  # none of the decoder's results
 _NOTHING = cython.declare(Buffer, Buffer(b""))
 _MASK = cython.declare(cython.ulonglong, 0xFFFFFFFFFFFFFFFF)
 _HALF = cython.declare(cython.ulonglong, 0xFFFFFFFF)
@@ -119,6 +120,8 @@ class FrameLoop:
                     self._take(self.decoder.segment)
                 elif result == 1:
                     self._fragment(block.timestamps_ns[i])
+                elif result != _FILTERED:
+                    self._tell_time(block.timestamps_ns[i])
             return 0
         return self._run_ahead(block)
 
@@ -147,6 +150,8 @@ class FrameLoop:
                 while self.first < self.behind:
                     self._take_first()
                 self._fragment(block.timestamps_ns[i])
+            elif result != _FILTERED:
+                self._tell_time(block.timestamps_ns[i])
         while self.first < self.behind:
             self._take_first()
         for segment in self.ring:  # the bytes belong to the source, which may want to be rid of them
@@ -161,10 +166,23 @@ class FrameLoop:
         return self._take(segment)
 
     @cython.cfunc
+    @cython.exceptval(-1)
+    def _tell_time(self, timestamp_ns: cython.longlong) -> cython.int:
+        """A frame without a segment has come: the connections are as old as it is."""
+        connections: ConnectionTable = self.connections
+        if connections.early_ns <= timestamp_ns < connections.next_tick_ns:
+            return 0
+        while self.first < self.behind:  # they tell the time too
+            self._take_first()
+        if timestamp_ns < connections.early_ns or timestamp_ns >= connections.next_tick_ns:
+            connections.tick(timestamp_ns)
+        return 0
+
+    @cython.cfunc
     @cython.inline
     @cython.exceptval(-1)
     def _decode(self, block: Block, i: cython.Py_ssize_t) -> cython.int:
-        """Counts frame i and decodes it: 0 where it has a segment, 1 a fragment; else nothing is left to do."""
+        """Counts frame i and decodes it: 0 where it has a segment, 1 a fragment, else neither or _FILTERED."""
         if self.workers > 1 and i + _AHEAD < block.count:  # another core has read them
             prefetch(octets_in(block.buffer), block.offsets[i + _AHEAD])
         self.frames += 1
@@ -175,7 +193,7 @@ class FrameLoop:
             block.links[i],
         ):
             self.filtered += 1
-            return 2
+            return _FILTERED
         return self.decoder.decode(block, i)
 
     @cython.cfunc
@@ -203,7 +221,7 @@ class FrameLoop:
                 timestamp_ns,
             )
             if whole is None:
-                return 0
+                return self._tell_time(timestamp_ns)
             result = decoder.decode_datagram(whole)
         return self._take(decoder.segment) if result == 0 else 0
 

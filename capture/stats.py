@@ -195,6 +195,7 @@ def ledger(
         "closed": ended,
         "shed": loop.shed_connections,
         "evicted_by_collision": connections.collisions,
+        "ended_evicted": connections.ended_evicted,
         "active": connections.active,
         "clock_steps": connections.clock_steps,
     }

@@ -241,6 +241,7 @@ def test_who_is_evicted() -> None:
         frames += conv.frames
     result = run(sorted(frames), bounded(max_connections=4))
     assert connections(result) == {"fin": 1, "evicted": 2, "shutdown": 4}
+    assert result.ledger.sections["connections"]["ended_evicted"] == 1
     assert sorted(seen(result)) == [
         "/busy complete", "/ended complete", "/idle evicted", "/new0 shutdown", "/new1 shutdown", "/new2 shutdown"
     ]  # fmt: skip
@@ -815,6 +816,40 @@ def test_the_clock_is_set_forward(live: bool) -> None:
     assert pipeline.connections.active == 1
     pipeline.connections.tick(conv.now_ns + 301 * SECOND)
     assert pipeline.connections.active == 0
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("many", [1024, 0], ids=["few", "many"])
+@pytest.mark.parametrize("back_ns", [0, HOUR], ids=["", "set back"])
+@pytest.mark.parametrize("kind", ["arp", "udp", "fragment"])
+def test_frames_that_are_not_tcp_tell_the_time(kind: str, back_ns: int, many: int, live: bool) -> None:
+    """A NIC with traffic, but none of TCP for a while, has not been silent, and its clock was not set."""
+    conv = talk(START_NS, 0.5)
+    conv.send("client", http_request("GET", "/asked"))
+    template = conv.frames[-1][1]
+    other = {
+        "arp": template[:12] + b"\x08\x06" + template[14:],
+        "udp": template[:23] + b"\x11" + template[24:],
+        "fragment": fragment(template, 8)[0],
+    }[kind]
+    others = [(conv.now_ns + second * SECOND - back_ns, other) for second in range(1, 304)]
+    pipeline = make(Frames([*conv.frames, *others], per_block=7))
+    pipeline.connections.live = live
+    pipeline.loop.many = many
+    pipeline.run(lambda: False)
+    assert pipeline.connections.closed[2] == 1
+    assert pipeline.connections.active == 0
+    assert (pipeline.connections.now_ns, pipeline.connections.clock_steps) == (others[-1][0], back_ns // HOUR)
+
+
+def test_frames_that_the_filter_leaves_out_do_not_tell_the_time() -> None:
+    """A NIC's filter is the kernel's: it does not show them."""
+    conv = talk(START_NS, 0.5)
+    arp = (conv.now_ns + HOUR, conv.frames[0][1][:12] + b"\x08\x06" + conv.frames[0][1][14:])
+    pipeline = make(Frames([*conv.frames, arp]))
+    pipeline.loop.matches = lambda frame, wire, link: frame[12:14] != b"\x08\x06"
+    pipeline.run(lambda: False)
+    assert (pipeline.loop.filtered, pipeline.connections.active) == (1, 1)
 
 
 def test_a_worker_without_a_connection_knows_the_time() -> None:
