@@ -29,6 +29,7 @@ from measure import Capture, Run, check_ledger, fail, median
 
 CAPTURES = ("mixed", "short")
 TARGETS = {"mixed": 1.6, "short": 4.0}  # times the floor, both less their starts
+NOTHING_LEFT = 1e-6  # seconds
 MOST_MB = 200
 KEPT_BYTES = 65536
 TEXTUAL = ("json", "html", "javascript", "css")
@@ -52,8 +53,8 @@ class Row:
 
     @property
     def net(self) -> list[float]:
-        """Less the start; a capture so small that nothing is left has no rate."""
-        return [max(run.seconds - self.start, 1e-6) for run in self.runs]
+        """Less the start; where nothing is left there is no rate."""
+        return [max(run.seconds - self.start, NOTHING_LEFT) for run in self.runs]
 
 
 def main() -> None:
@@ -194,11 +195,14 @@ def _print(floor: Row, own: Row, more: list[Row], others: list[Row], capture: Ca
     for row in (floor, own, *more, *others):
         net = median(row.net)
         rate = f"{row.exchanges / net:,.0f}" if row.exchanges else ""
+        less = f"{net:>8.3f} {net / row.frames / base:>8.2f} {row.frames / net:>11,.0f} {rate:>8}"
+        if net <= NOTHING_LEFT:  # the start, which is measured once for a peer, took longer than the runs
+            less = f"{'none':>8} {'':>8} {'':>11} {'':>8}"
         peak = max(run.peak_bytes for run in row.runs) / 1e6
         cpu = median(run.cpu_seconds for run in row.runs)
         print(
             f"  {row.title:<21} {len(row.runs):>4} {measure.spread([run.seconds for run in row.runs]):>22}"
-            f" {row.start:>6.3f} {net:>8.3f} {net / row.frames / base:>8.2f} {row.frames / net:>11,.0f} {rate:>8}"
+            f" {row.start:>6.3f} {less}"
             f" {peak:>8,.0f} {cpu:>7.3f}"
         )
     for row in others:

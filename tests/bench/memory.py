@@ -50,7 +50,7 @@ def main() -> None:
         "--captures", nargs="+", choices=("mixed", "short"), default=("mixed", "short"), help="for growth"
     )
     parser.add_argument("--exchanges", type=int, default=100_000, help="of the shortest hour")
-    parser.add_argument("--runs", type=int, default=3, help="of many, growth and each hour; medians count")
+    parser.add_argument("--runs", type=int, default=5, help="of many, growth and each hour; medians count")
     parser.add_argument("--core", type=int, default=measure.default_core())
     options = parser.parse_args()
     measure.ends_by_exception()
