@@ -236,6 +236,20 @@ class Fleet:
             self.broker = self._stack.enter_context(made).address
         self.said_by_broker = lambda: made.log if real else ""
 
+    def connections_to_broker(self):
+        """For each host and the site one line of ss(8) or ip(8) for each that waits for something."""
+        found = []
+        for machine in (self.site, *self.hosts):
+            for command in (("ss", "-Hton", "state", "connected"), ("ip", "neigh")):
+                said = subprocess.run(
+                    ["nsenter", "-t", str(machine.pid), "--net", "--", *command], capture_output=True, text=True
+                ).stdout.splitlines()  # fmt: skip
+                odd = [
+                    " ".join(line.split()) for line in said if "timer:(on" in line or "SYN" in line or "FAIL" in line
+                ]
+                found += [f"{machine.name}: {line}" for line in odd]
+        return found[:12]
+
     def use(self, folder):
         """The hosts write to folders in this one from now on."""
         for host in self.hosts:

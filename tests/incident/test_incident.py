@@ -204,6 +204,7 @@ def accounts(fleet, topic, first, second):
     """Stops all copies. What each has in the topic, before that and after, and of the three that have least what they
     said, with their ledgers. What matters most is last: of the output of a failed CI run the end is kept."""
     before = Counter(record.instance for record in topic.read())
+    network = fleet.connections_to_broker()
     list(fleet.run("stop", "--pidfile", "{host.folder}/by-hand.pid"))
     for supervisord in second.values():
         supervisord.ask("stopProcess", "http-capture")
@@ -216,7 +217,7 @@ def accounts(fleet, topic, first, second):
     copies.sort(key=lambda copy: before[copy[2]])
     counts = [f"{host} {kind} {before[instance]}, {after[instance]}" for kind, host, instance, _ in copies]
     warnings = [line for line in fleet.said_by_broker().splitlines() if " WARN " in line or " ERROR " in line]
-    return "\n".join((*(text for *_, text in copies[:3]), *warnings[-5:], "; ".join(counts)))
+    return "\n".join((*(text for *_, text in copies[:3]), *network, *warnings[-5:], "; ".join(counts)))
 
 
 def stories(second):
