@@ -37,6 +37,9 @@ OURS: Mapping[str, str | int] = {
     "client.id": "http-capture",
     "enable.idempotence": "true",
     "acks": "all",
+    # Of two requests in flight the first can be refused (no leader) and the second accepted, where it is the first that
+    # the broker hears of this producer in that partition: librdkafka then reports the records of both as delivered.
+    "max.in.flight.requests.per.connection": 1,
     "compression.type": "lz4",  # in every build of librdkafka, and the cheapest
     "linger.ms": 20,  # at 2 a record takes a quarter more CPU: three times the requests and the switches of threads
     # The bound of memory. librdkafka counts keys and values as bytes; headers and its own add about 1 KiB a record.

@@ -33,6 +33,12 @@ def generate() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def refusing() -> ModuleType:
+    """refusing.py"""
+    return load(HERE / "refusing.py")
+
+
+@pytest.fixture(scope="session")
 def broker() -> Iterator[Any]:
     """A RealBroker on the last core. Skipped where there can be none, unless HTTP_CAPTURE_REQUIRE_BROKER=1."""
     module = load(HERE / "broker.py")

@@ -20,6 +20,9 @@ from typing import Any
 
 import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME, Consumer, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+from http_capture.capture.sink.kafka import KafkaSink
+from http_capture.config.settings import KafkaSettings
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 
@@ -274,6 +277,26 @@ def test_nothing_is_lost_or_doubled(broker: Any, many: Path, happens: Callable[[
     assert len(ids) == MANY
     assert broker.records(topic) == MANY
     assert max(ids.values()) == 1
+
+
+def test_the_first_batch_is_refused(broker: Any, refusing: ModuleType) -> None:
+    """A broker takes any batch as the first that it hears of from a producer, and librdkafka takes that for the
+    delivery of those before. Where the true first one was just refused, the next must not be on its way already."""
+    topic = "refused-first"
+    admin = AdminClient({"bootstrap.servers": broker.address})
+    admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])[topic].result(20)
+    with refusing.RefusesFirst(broker.address, topic) as proxy:
+        sink = KafkaSink(KafkaSettings(brokers=(proxy.address,), topic=topic), live=True)
+        time.sleep(1)  # for its number: else all records wait for that, and go into one batch
+        for number in range(100):
+            sink.send(b"key", b"%d" % number, [("id", b"%d" % number)], int(time.time() * 1000))
+            sink.poll()
+            time.sleep(0.03)
+        assert sink.flush(20) == 0
+        assert sink.stats().delivered == 100
+        sink.close()
+    assert proxy.refused == 1
+    assert header_ids(broker, topic) == Counter(b"%d" % number for number in range(100))
 
 
 def test_a_broker_that_does_not_come_back(broker: Any, many: Path) -> None:
