@@ -4,7 +4,8 @@
   (`delivery.report.only.error`): that saves well under 1 us a record, and makes the count an inference.
 - A full queue slows a replay down; for a NIC the record is counted as undelivered, `queue_full`; what is given up
   before, overload.py says.
-- Idempotent, `acks=all`: librdkafka's own retries neither double nor reorder records. A second process still doubles.
+- Idempotent, `acks=all`, one request in flight: librdkafka's own retries neither double nor reorder records, nor lose
+  any that it reports as delivered. A second process still doubles.
 - Not safe to be carried over a fork: a worker opens its own.
 
 Reasons of undelivered records: queue_full, timed_out, too_large, unknown_topic, broker_down, auth, fenced, other, and
